@@ -1,0 +1,35 @@
+"""prefork: a preforking socket server that loses no connection.
+
+What handlers need is here; it is imported when it is first asked for, so that a health probe does not pay
+for an event loop.
+
+Knows: the public names. Does not know: anything else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefork.errors import LocalProtocolError, PreforkError, ProtocolError, RemoteProtocolError
+    from prefork.net.connection import Connection
+    from prefork.net.framing import Lines
+
+__all__ = [
+    "Connection",
+    "Lines",
+    "PreforkError",
+    "ProtocolError",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+]
+__version__ = "0.1.0"
+
+_HOMES = {"Connection": "prefork.net.connection", "Lines": "prefork.net.framing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'prefork' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "prefork.errors")), name)

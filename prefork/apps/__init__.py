@@ -1,0 +1,1 @@
+"""Ready-made apps, written only against the public API."""

@@ -1,0 +1,68 @@
+"""How each kind of value is written in the file: patterns, and the way back from the model.
+
+The patterns are held by the checker and by the JSON Schema alike, so both refuse the same texts.
+
+Knows: kinds and their spelling. Does not know: YAML, keys, who reads or writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefork.config.model import Framing, Kind
+from prefork.config.units import (
+    DURATION_PATTERN,
+    PERCENT_PATTERN,
+    SIZE_PATTERN,
+    format_duration,
+    format_percent,
+    format_size,
+)
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_DOTTED = rf"{_NAME}(\.{_NAME})*"
+_PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?\])"
+# A NUL ends a path for the kernel, and a lone surrogate cannot be written to a log.
+_REFUSED = r"\u0000-\u001f\u007f\ud800-\udfff"
+_CHARACTER = rf"[^{_REFUSED}]"
+
+STRING_PATTERN = rf"^{_CHARACTER}+$"
+APP_PATTERN = rf"^{_DOTTED}:{_DOTTED}$"
+_UNIX_PATH = rf"/{_CHARACTER}{{0,105}}[^/{_REFUSED}]"  # sun_path, unix(7)
+BIND_PATTERN = rf"^(tcp://{_HOST}:{_PORT}|unix://{_UNIX_PATH})$"
+NETWORK_PATTERN = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?)$"
+
+PATTERNS: dict[Kind, str] = {
+    Kind.STRING: STRING_PATTERN,
+    Kind.DURATION: DURATION_PATTERN,
+    Kind.SIZE: SIZE_PATTERN,
+    Kind.PERCENT: PERCENT_PATTERN,
+    Kind.BIND: BIND_PATTERN,
+    Kind.APP: APP_PATTERN,
+}
+
+
+def written(kind: Kind | None, value: Any) -> Any:
+    """Return what stands in the file for a value of the model.
+
+    Returns:
+        JSON's types only: None, bool, int, str, list or dict.
+    """
+    if value is None:
+        return "auto" if kind is Kind.WORKERS else None
+    if isinstance(value, Framing):
+        bounded = {value.name: {"max": format_size(value.max_bytes or 0)}}
+        return value.name if value.max_bytes is None else bounded
+    if kind is Kind.STRING_MAP:
+        return dict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return _UNITS[kind](value) if kind in _UNITS else value
+
+
+_UNITS: dict[Kind | None, Any] = {
+    Kind.DURATION: format_duration,
+    Kind.SIZE: format_size,
+    Kind.PERCENT: format_percent,
+}

@@ -1,0 +1,102 @@
+"""The JSON Schema (draft 2020-12) of the config, for editors and for checks before a deployment.
+
+It describes the document after `${VAR}` was put in and after YAML was read: it cannot see duplicate keys,
+YAML's traps, bounds of values with a unit, or that names and binds are unique. All else the checker and the
+schema refuse alike.
+
+Knows: JSON Schema's words. Does not know: YAML, files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefork.config.model import FRAMINGS, Config, FramingOptions, Key, Kind, keys_of
+from prefork.config.notation import APP_PATTERN, NETWORK_PATTERN, PATTERNS, STRING_PATTERN, written
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_SCOPE = "The document after substitution of ${VAR} and ${VAR:-default}."
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the schema of the config file, made of JSON's types only."""
+    return {"$schema": DIALECT, "title": "prefork configuration", "$comment": _SCOPE, **_section(Config)}
+
+
+def _section(section: Any) -> dict[str, Any]:
+    keys = keys_of(section)
+    required = [key.name for key in keys if key.is_required or key.items is not None]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {key.name: _described(key) for key in keys},
+    }
+    return {**schema, "required": required} if required else schema
+
+
+def _described(key: Key) -> dict[str, Any]:
+    described = {"description": key.meaning, **schema_of(key)}
+    if not key.is_required and key.section is None and key.items is None and key.default != "":
+        described["default"] = written(key.kind, key.default)
+    return described
+
+
+def schema_of(key: Key) -> dict[str, Any]:
+    """Return the schema of a key's value."""
+    if key.is_later:
+        return {"const": written(key.kind, key.default)}
+    if key.items is not None:
+        return {"type": "array", "minItems": 1, "items": _section(key.items)}
+    schema = _section(key.section) if key.section is not None else _KINDS[key.kind](key)
+    return {"anyOf": [schema, {"type": "null"}]} if key.is_nullable else schema
+
+
+def _number(key: Key, kind: str) -> dict[str, Any]:
+    bounds = {"minimum": key.minimum, "maximum": key.maximum}
+    return {"type": kind, **{name: bound for name, bound in bounds.items() if bound is not None}}
+
+
+def _with_unit(kind: str) -> Callable[[Key], dict[str, Any]]:
+    return lambda key: {"anyOf": [_number(key, kind), {"type": "string", "pattern": PATTERNS[_kind(key)]}]}
+
+
+def _kind(key: Key) -> Kind:
+    return key.kind or Kind.STRING
+
+
+def _string(key: Key) -> dict[str, Any]:
+    choices = key.bounds.get("choices")
+    if choices:
+        return {"enum": list(choices)}
+    return {"type": "string", "pattern": key.bounds.get("pattern", PATTERNS[_kind(key)])}
+
+
+def _list_of(pattern: str) -> Callable[[Key], dict[str, Any]]:
+    return lambda _key: {"type": "array", "items": {"type": "string", "pattern": pattern}}
+
+
+def _framing(_key: Key) -> dict[str, Any]:
+    bounded = {name: _section(FramingOptions) for name in FRAMINGS if name != "raw"}
+    mapping = {"type": "object", "additionalProperties": False, "properties": bounded, "minProperties": 1}
+    return {"anyOf": [{"enum": list(FRAMINGS)}, {**mapping, "maxProperties": 1}]}
+
+
+_KINDS: dict[Kind | None, Callable[[Key], dict[str, Any]]] = {
+    Kind.INTEGER: lambda key: _number(key, "integer"),
+    Kind.WORKERS: lambda key: {"anyOf": [_number(key, "integer"), {"const": "auto"}]},
+    Kind.BOOLEAN: lambda _key: {"type": "boolean"},
+    Kind.DURATION: _with_unit("number"),
+    Kind.SIZE: _with_unit("integer"),
+    Kind.PERCENT: lambda _key: {"type": "string", "pattern": PATTERNS[Kind.PERCENT]},
+    Kind.STRING: _string,
+    Kind.BIND: _string,
+    Kind.APP: lambda _key: {"type": "string", "pattern": APP_PATTERN},
+    Kind.FRAMING: _framing,
+    Kind.STRINGS: _list_of(STRING_PATTERN),
+    Kind.NETWORKS: _list_of(NETWORK_PATTERN),
+    Kind.STRING_MAP: lambda _key: {
+        "type": "object",
+        "additionalProperties": {"type": "string", "pattern": STRING_PATTERN},
+    },
+}

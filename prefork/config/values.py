@@ -1,0 +1,113 @@
+"""One value of the file, read by the kind of its key: scalars, lists, mappings, null, reserved keys.
+
+Knows: kinds, and which keys are reserved for later. Does not know: sections, files, precedence.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+from prefork.config.document import Mapping, Node, Scalar, Sequence, Style, plain_value
+from prefork.config.model import Key, Kind
+from prefork.config.notation import NETWORK_PATTERN, written
+from prefork.config.scalars import read_scalar, read_string
+from prefork.config.trail import Trail, shape_of
+
+
+def is_refused(node: Node, key: Key, trail: Trail) -> bool:
+    """Refuse what no kind of value can cure: an unset variable, a reserved key, null where it has no meaning.
+
+    Returns:
+        Whether reading the value is over; it was noted unless that had been done before.
+    """
+    if isinstance(node, Scalar) and node.style is Style.UNSET:
+        return True
+    if key.is_later and not _is_default(node, key):
+        trail.refuse(node.place, f"{key.name} is not served by this version; remove it")
+        return True
+    if isinstance(node, Scalar) and node.is_null and not key.is_nullable:
+        trail.refuse(node.place, "it is null; give it a value, or remove the key")
+        return True
+    return False
+
+
+def read_value(node: Node, key: Key, trail: Trail) -> Any:
+    """Read the value of a key that has a kind other than framing.
+
+    Args:
+        node: what stands in the file.
+        key: its bounds are held.
+        trail: gets every problem.
+
+    Returns:
+        The model's value; without meaning if there was a problem.
+    """
+    if is_refused(node, key, trail) or (isinstance(node, Scalar) and node.is_null):
+        return None
+    if key.is_later:
+        return key.default
+    if key.kind in (Kind.STRINGS, Kind.NETWORKS):
+        return _read_list(node, key, trail)
+    if key.kind is Kind.STRING_MAP:
+        return _read_map(node, key, trail)
+    return _read_one(node, key, trail)
+
+
+def _is_default(node: Node, key: Key) -> bool:
+    default, value = written(key.kind, key.default), plain_value(node)
+    return type(default) is type(value) and bool(default == value)
+
+
+def _read_one(node: Node, key: Key, trail: Trail) -> Any:
+    if not isinstance(node, Scalar):
+        trail.refuse(node.place, f"it is {shape_of(node)}; write a single value")
+        return None
+    try:
+        return read_scalar(node, key)
+    except ValueError as error:
+        trail.refuse(node.place, str(error))
+        return None
+
+
+def _read_list(node: Node, key: Key, trail: Trail) -> tuple[str, ...]:
+    if not isinstance(node, Sequence):
+        trail.refuse(node.place, f"it is {shape_of(node)}; write a list, [] if it is empty")
+        return ()
+    return tuple(_read_item(item, key, trail.below(str(i))) for i, item in enumerate(node.items))
+
+
+def _read_item(item: Node, key: Key, trail: Trail) -> str:
+    if isinstance(item, Scalar) and item.style is Style.UNSET:
+        return ""
+    if not isinstance(item, Scalar):
+        trail.refuse(item.place, f"it is {shape_of(item)}; write a string")
+        return ""
+    try:
+        text = read_string(item, key)
+        return _network(text) if key.kind is Kind.NETWORKS else text
+    except ValueError as error:
+        trail.refuse(item.place, str(error))
+        return ""
+
+
+def _network(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text, strict=False) if re.fullmatch(NETWORK_PATTERN, text) else None
+    except ValueError:
+        network = None
+    if network is None:
+        raise ValueError(f"{text!r} is not a network; write 10.0.0.0/8 or fd00::/8")
+    if network.network_address != ipaddress.ip_address(text.partition("/")[0]):
+        raise ValueError(f"{text!r} has bits set beyond its prefix; write {network}")
+    return text
+
+
+def _read_map(node: Node, key: Key, trail: Trail) -> tuple[tuple[str, str], ...]:
+    if not isinstance(node, Mapping):
+        trail.refuse(node.place, f"it is {shape_of(node)}; write a mapping, {{}} if it is empty")
+        return ()
+    return tuple(
+        (entry.key.text, _read_item(entry.value, key, trail.below(entry.key.text))) for entry in node.entries
+    )

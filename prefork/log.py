@@ -1,0 +1,141 @@
+"""Logging of all processes: one record, one line, one write(2), so that lines never interleave.
+
+A file is opened for appending, which makes a write of any length atomic against other processes (open(2));
+USR1 reopens it. Text for terminals; JSON lines for everything else.
+
+Knows: formats, one descriptor. Does not know: what is worth logging.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import time
+from typing import Any
+
+from prefork.config.model import LogConfig
+
+FIELDS = ("slot", "generation", "conn", "peer", "listener")  # of a record, written when they are there
+WRITE_SECONDS = 1.0  # a reader of our pipe who takes nothing for so long loses a line; the server goes on
+
+
+class LineHandler(logging.Handler):
+    """Writes each record as one line to a descriptor that can be exchanged."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self.fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+        except Exception:  # noqa: BLE001  # logging's own way to say that a call to it has wrong arguments
+            self.handleError(record)
+            return
+        while line:
+            try:
+                line = line[os.write(self.fd, line) :]
+            except BlockingIOError:
+                if not select.select([], [self.fd], [], WRITE_SECONDS)[1]:
+                    return
+            except OSError:  # the disk is full, the reader of the pipe is gone: there is nowhere to say so
+                return
+
+    def redirect(self, fd: int) -> None:
+        """Write to another descriptor from now on, under the number of the old one."""
+        if fd != self.fd:
+            os.dup2(fd, self.fd, inheritable=self.fd <= 2)
+            os.close(fd)
+
+
+class Fields(logging.Filter):
+    """Adds what is the same for all records of a process."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in self._fields.items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """`12:34:56.789 info  worker 1 g3 (4711) prefork.echo: message`, for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        who = getattr(record, "who", "")
+        level = record.levelname.lower()
+        message = _escape(record.getMessage())
+        text = f"{clock}.{int(record.msecs):03d} {level:<7} {who} ({record.process}) {record.name}: {message}"
+        detail = _detail(self, record)
+        return f"{text}\n{detail}" if detail else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line, for machines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "ts": f"{seconds}.{int(record.created % 1 * 1e6):06d}Z",  # RFC 3339
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "msg": record.getMessage(),
+            "pid": record.process,
+        }
+        entry |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        detail = _detail(self, record)
+        if detail:
+            entry["detail"] = detail
+        return json.dumps(entry, default=str)
+
+
+def _escape(message: str) -> str:
+    """Keep a message on its line, whatever a peer has put into it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
+def _detail(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    detail: str = getattr(record, "detail", "")
+    if record.exc_info and record.exc_info[0] is not None:
+        detail = formatter.formatException(record.exc_info)
+    return detail
+
+
+def open_log(chosen: LogConfig) -> int:
+    """Return a descriptor to write to.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    if chosen.file is None:
+        return os.dup(2)
+    return os.open(chosen.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def build_handler(chosen: LogConfig, fd: int) -> LineHandler:
+    """Return what writes records to a descriptor in the format that the config wants."""
+    handler = LineHandler(fd)
+    is_text = chosen.format == "text" or (chosen.format == "auto" and os.isatty(fd))
+    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
+    return handler
+
+
+def install(handler: LineHandler, chosen: LogConfig, **fields: Any) -> None:
+    """Send all records of this process to a handler.
+
+    Args:
+        fields: what every record of this process carries; `who` is its name in text.
+    """
+    for old in handler.filters[:]:
+        handler.removeFilter(old)
+    handler.addFilter(Fields(**fields))
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(chosen.level.upper())
+    logging.captureWarnings(True)

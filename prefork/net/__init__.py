@@ -1,0 +1,1 @@
+"""The bytes' wing: sockets, loop, connections. Never forks, never signals."""

@@ -1,0 +1,135 @@
+"""Takes new connections from a listening socket, in batches, and survives the want of descriptors.
+
+A worker is first at its own sockets and second at a neighbour's: as second it leaves a connection to the
+first for a moment, and takes what is still there then. So no connection waits for a worker that is dead,
+stopped or busy, and a healthy one is not raced for its own.
+
+Knows: one listening socket, the service behind it. Does not know: slots, which worker is whose neighbour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+
+from prefork.net.loop import EDGE, EXCLUSIVE, READABLE
+from prefork.net.service import Service
+from prefork.net.transport import StreamTransport
+from prefork.scoreboard import Cell
+from prefork.watch import Watch
+
+ACCEPTS_PER_EVENT = 64  # then others have their turn; epoll reports the rest again
+BATCHES = {Watch.FIRST: ACCEPTS_PER_EVENT, Watch.SECOND: ACCEPTS_PER_EVENT, Watch.SHARED: 1}
+MASKS = {Watch.FIRST: READABLE, Watch.SECOND: READABLE | EDGE, Watch.SHARED: READABLE | EXCLUSIVE}
+HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person notices, ten turns of a busy loop
+EXHAUSTED_SECONDS = 0.1  # until accept is tried again without a descriptor to spare
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Reserve:
+    """A descriptor kept for the case that there is no other: it lets a client be told to go."""
+
+    def __init__(self) -> None:
+        self._fd = self._open()
+
+    @staticmethod
+    def _open() -> int:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def turn_away(self, listening: socket.socket) -> bool:
+        """Accept and close one connection in place of the spare descriptor; return whether there was one."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        try:
+            listening.accept()[0].close()
+            was_there = True
+        except OSError:
+            was_there = False
+        try:
+            self._fd = self._open()
+        except OSError:  # somebody else was faster; the next time it is tried again
+            pass
+        return was_there
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Acceptor:
+    """Watches one listening socket for one service."""
+
+    def __init__(self, listening: socket.socket, service: Service, reserve: Reserve, watch: Watch) -> None:
+        self._socket = listening
+        self._service = service
+        self._reserve = reserve
+        self._watched_as = watch
+        self._is_paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch()
+
+    def on_event(self, mask: int) -> None:  # noqa: ARG002  # whatever the event, accept() tells
+        if self._watched_as is not Watch.SECOND:
+            self._accept()
+        elif self._timer is None:
+            self._timer = self._service.site.loop.call_later(HEAD_START_SECONDS, self._take_left)
+
+    def _take_left(self) -> None:
+        self._timer = None
+        self._accept()
+
+    def _accept(self) -> None:
+        service = self._service
+        for _ in range(BATCHES[self._watched_as]):
+            if service.is_full:
+                service.is_waiting = True
+                self.pause()
+                return
+            try:
+                sock, peer = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._on_exhausted(error)
+                    return
+                continue  # this one connection failed on its way, accept(2) lists how: take the next
+            sock.setblocking(False)
+            StreamTransport(sock, peer, service).open()
+        if self._watched_as is Watch.SECOND and self._timer is None:  # an edge is reported once: come back for the rest
+            self._timer = service.site.loop.call_later(0, self._take_left)
+
+    def _on_exhausted(self, error: OSError) -> None:
+        """Tell those who wait that they cannot be served, then look away for a moment."""
+        service = self._service
+        service.on_exhausted(error)
+        for _ in range(ACCEPTS_PER_EVENT):
+            if not self._reserve.turn_away(self._socket):
+                break
+            service.site.tally.count(Cell.REFUSED)
+        self.pause()
+        service.site.loop.call_later(EXHAUSTED_SECONDS, self.resume)
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue, for others or for later."""
+        if not self._is_paused:
+            self._is_paused = True
+            self._service.site.selector.unwatch(self._socket.fileno())
+
+    def resume(self) -> None:
+        if self._is_paused and self._socket.fileno() >= 0:
+            self._is_paused = False
+            self._watch()
+
+    def _watch(self) -> None:
+        self._service.site.selector.watch(self._socket.fileno(), self, MASKS[self._watched_as])
+
+    def close(self) -> None:
+        self.pause()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._socket.close()

@@ -1,0 +1,278 @@
+"""The connection as a coroutine handler sees it: frames to iterate over, bytes to read and to send.
+
+It is the transport's protocol: what arrives goes to its inlet, what is sent to the transport.
+
+Knows: its transport, its handler's task. Does not know: descriptors, the selector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, BinaryIO
+
+from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.net.inlet import Inlet
+from prefork.net.service import Draining, Service
+from prefork.net.transport import Bytes
+
+FILE_BYTES = 262_144  # of a file per read and send
+
+Handler = Callable[["Connection"], Coroutine[Any, Any, object]]
+
+
+class Connection(Inlet):
+    """A client's connection, given to `async def handler(conn)`.
+
+    `async for data in conn` gives what has arrived until the peer ends its input, or, with a framing, frame
+    by frame. When the handler returns, what was sent is flushed and the connection is closed.
+    """
+
+    __slots__ = ("__weakref__", "_blocked", "_handler", "_task")
+
+    def __init__(self, service: Service, handler: Handler) -> None:
+        super().__init__(service)
+        self._handler = handler
+        self._task: asyncio.Task[object] | None = None
+        self._blocked: asyncio.Future[None] | None = None
+
+    # --- who and where ---
+
+    @property
+    def peer(self) -> Any:
+        """The peer's address as accept(2) gives it: (host, port, …), or "" for unix sockets."""
+        return self._transport.peer
+
+    @property
+    def local(self) -> Any:
+        """Our address of this connection, as getsockname(2) gives it."""
+        return self._transport.get_extra_info("sockname")
+
+    @property
+    def listener(self) -> str:
+        """The name of the listener that accepted it."""
+        return self._service.name
+
+    @property
+    def tls(self) -> None:
+        """What TLS has agreed upon; None: the connection is plain."""
+        return None
+
+    @property
+    def id(self) -> str:
+        """A name that no other connection has, for logs."""
+        return self._service.name_connection(self._transport.serial)
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry this connection's id and peer."""
+        return logging.LoggerAdapter(self._service.log, {"conn": self.id, "peer": str(self.peer)})
+
+    @property
+    def draining(self) -> Draining:
+        """True once the server wants this connection to end; `await conn.draining` waits for that."""
+        return self._service.site.draining
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the handler is at work, not waiting for the peer."""
+        return not self.is_waiting and self._task is not None
+
+    def timeout(self, seconds: float | None) -> asyncio.Timeout:
+        """Return `asyncio.timeout(seconds)`: in `async with conn.timeout(5): …` TimeoutError ends the wait."""
+        return asyncio.timeout(seconds)
+
+    def run_blocking(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        """Run a function that blocks in the worker's bounded pool of threads; await its result."""
+        site = self._service.site
+        return site.loop.run_in_executor(site.pool, function, *arguments)
+
+    # --- the way out ---
+
+    def write(self, data: Bytes) -> None:
+        """Send bytes as they are, without waiting; `await conn.send(…)` is kinder to slow peers."""
+        self._transport.write(data)
+
+    def send(self, data: Bytes) -> Awaitable[None]:
+        """Send bytes, with a framing one frame; awaiting it waits while the peer is slow.
+
+        Raises:
+            ConnectionError: the connection is lost.
+        """
+        self._transport.write(data)
+        if self._blocked is None and self._end is None:
+            return self._service.site.nothing
+        return self._wait_writable()
+
+    async def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+        """Send a file's bytes as they are; return how many there were.
+
+        Args:
+            file: an open file with a descriptor; its position is neither used nor moved.
+            offset: of the first byte.
+            count: the most bytes; None: to the end of the file.
+
+        Raises:
+            ConnectionError: the connection is lost.
+            OSError: the file cannot be read.
+        """
+        sent = 0
+        while count is None or sent < count:
+            size = FILE_BYTES if count is None else min(FILE_BYTES, count - sent)
+            data = await self.run_blocking(os.pread, file.fileno(), size, offset + sent)
+            if not data:
+                break
+            self._transport.write(data)
+            await self._wait_writable()
+            sent += len(data)
+        return sent
+
+    async def _wait_writable(self) -> None:
+        if self._blocked is not None:
+            await asyncio.shield(self._blocked)
+        if self._transport.is_closing() and self._end is not None:
+            raise ConnectionResetError("cannot send: the connection is lost") from self._end
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once with a reset; what was not sent yet is lost."""
+        self._transport.abort()
+
+    # --- called by the transport ---
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        site = self._service.site
+        site.handlers += 1
+        self._task = task = site.loop.create_task(self._handler(self))
+        task.add_done_callback(self._on_done)
+
+    def eof_received(self) -> bool:
+        """The peer has said its last byte; the handler may still answer."""
+        self._end = EOFError("the peer ended its input")
+        wakeup = self._wakeup
+        if wakeup is not None:
+            self._wakeup = None
+            self._context.run(wakeup, self)  # type: ignore[union-attr]  # set together with the wake-up
+        return self._task is not None and not self._task.done()
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        self.resume_writing()
+        self.end_input(error or EOFError("the connection is closed"))
+
+    def pause_writing(self) -> None:
+        self._blocked = self._service.site.loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._blocked is not None:
+            self._blocked.set_result(None)
+            self._blocked = None
+
+    def _on_done(self, task: asyncio.Task[object]) -> None:
+        """The handler is through: with an answer, an error of its own, or one of the peer's."""
+        self._task = None
+        transport = self._transport
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, RemoteProtocolError) or (error is not None and error is self._end):
+            self._service.report_peer(error, transport.serial, transport.peer)
+        elif isinstance(error, ConnectionError) and self._end is not None:
+            self._service.report_peer(error, transport.serial, transport.peer)
+        elif error is not None:
+            self._service.report_error(error, transport.serial, transport.peer)
+        transport.close()
+        site = self._service.site
+        site.handlers -= 1
+        if site.draining.begun:
+            site.check_empty()
+
+    def cancel_handler(self) -> None:
+        """End the handler: its time is over."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+class FramedConnection(Connection):
+    """A connection whose input is cut into frames; `send` makes a frame of what it is given."""
+
+    __slots__ = ("_decoder", "_encode")
+
+    def __init__(self, service: Service, handler: Handler) -> None:
+        super().__init__(service, handler)
+        framing: Any = service.framing
+        self._decoder = framing.decoder()
+        self._encode = framing.encode
+        self._input = []  # the frames that were not read yet, the next one last
+
+    @types.coroutine
+    def __anext__(self) -> Generator[Any, None, bytes]:
+        if not self._input:
+            self._check_next()
+            self._asyncio_future_blocking = True
+            yield self
+            if not self._input:
+                self._stop()
+        if self._is_held:
+            self._release()
+        frame: bytes = self._input.pop()
+        return frame
+
+    @types.coroutine
+    def read(self, max_bytes: int = -1) -> Generator[Any, None, bytes]:  # noqa: ARG002  # frames are whole
+        try:
+            return (yield from self.__anext__())  # type: ignore[misc]  # a generator that can be awaited
+        except StopAsyncIteration:
+            return b""
+
+    async def read_exactly(self, count: int) -> bytes:
+        raise LocalProtocolError(f"cannot read {count} bytes: this listener has a framing; use `async for`")
+
+    async def read_until(self, separator: bytes, max_bytes: int | None = None) -> bytes:
+        raise LocalProtocolError(
+            f"cannot read until {separator!r} ({max_bytes}): this listener has a framing; use `async for`"
+        )
+
+    def send(self, data: Bytes) -> Awaitable[None]:
+        self._transport.write(self._encode(data))
+        if self._blocked is None and self._end is None:
+            return self._service.site.nothing
+        return self._wait_writable()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._decoder.feed(data)
+        except RemoteProtocolError as error:
+            self._hold()
+            self.end_input(error)
+            return
+        if not frames:
+            return
+        frames.reverse()
+        if self._input:
+            frames.extend(self._input)
+            self._hold()  # a reader that does not keep up has two reads' worth of frames at the most
+        self._input = frames
+        wakeup = self._wakeup
+        if wakeup is not None:
+            self._wakeup = None
+            self._context.run(wakeup, self)  # type: ignore[union-attr]  # set together with the wake-up
+
+    def end_input(self, reason: BaseException | None = None) -> None:
+        if reason is not None or not self._decoder.pending:
+            super().end_input(reason)
+
+    def _check_next(self) -> None:
+        if self._decoder.pending and self._end is None:
+            self._check_reader()
+        else:
+            super()._check_next()
+
+    def _release(self) -> None:
+        if len(self._input) <= 1:
+            self._is_held = False
+            self._transport.resume_reading()

@@ -1,0 +1,64 @@
+"""The protocol that each kind of app gets for a connection.
+
+Knows: the kinds of apps. Does not know: where they come from, sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from prefork.app import AppKind, recognise
+from prefork.net.connection import Connection, FramedConnection
+from prefork.net.service import ProtocolFactory, Service
+
+
+def build_protocol_factory(app: Any, service: Service) -> ProtocolFactory:
+    """Return what makes the protocol of each connection of a service.
+
+    Raises:
+        ConfigError: the app is of no known kind.
+    """
+    kind = recognise(app, service.name)
+    if kind is AppKind.CONNECTION:
+        return _Coroutines(app, service)
+    if kind is AppKind.STREAMS:
+        return _Streams(app, service)
+    factory: ProtocolFactory = app
+    return factory
+
+
+class _Coroutines:
+    """Makes a connection for each client, and a task that runs the handler."""
+
+    def __init__(self, handler: Callable[[Connection], Coroutine[Any, Any, object]], service: Service) -> None:
+        self._handler = handler
+        self._service = service
+        self._type = Connection if service.framing is None else FramedConnection
+
+    def __call__(self) -> Any:
+        return self._type(self._service, self._handler)
+
+
+class _Streams:
+    """Makes asyncio's own reader and writer for each client."""
+
+    def __init__(self, handler: Callable[..., Coroutine[Any, Any, object]], service: Service) -> None:
+        self._handler = handler
+        self._service = service
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        loop = self._service.site.loop
+        reader = asyncio.StreamReader(limit=self._service.limits.frame, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, self._run, loop=loop)
+
+    async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            self._service.report_peer(error, 0, writer.get_extra_info("peername"))
+        except (Exception, SystemExit) as error:
+            self._service.report_error(error, 0, writer.get_extra_info("peername"))
+        finally:
+            writer.close()

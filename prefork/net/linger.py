@@ -1,0 +1,48 @@
+"""The end of a connection that we close first: its FIN is sent, and its input is read and dropped.
+
+A socket that is closed with unread input answers with a reset, and a reset destroys what the peer has not
+read yet of our answer (RFC 1122, 4.2.2.13; RFC 2525, 2.17). So the descriptor stays for a moment.
+
+Knows: one socket. Does not know: protocols, what was said on the connection.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from prefork.net.loop import READABLE
+from prefork.net.service import Service
+
+LINGER_SECONDS = 2.0  # nginx: lingering_timeout 5 s
+DROP_BYTES = 65_536
+
+
+class Linger:
+    """Reads until the peer's FIN, an error, or the deadline; then closes."""
+
+    __slots__ = ("_fd", "_service", "_socket", "deadline")
+
+    def __init__(self, sock: socket.socket, service: Service, mask: int) -> None:
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._service = service
+        self.deadline = service.site.loop.time() + LINGER_SECONDS
+        selector = service.site.selector
+        selector.replace(self._fd, self)
+        if mask != READABLE:
+            selector.rewatch(self._fd, mask, READABLE)
+
+    def on_event(self, mask: int) -> None:  # noqa: ARG002  # any event is answered by a read
+        try:
+            while self._socket.recv(DROP_BYTES):
+                pass
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # reset: the peer is gone, which is what this waits for
+            pass
+        self.close()
+
+    def close(self) -> None:
+        self._service.site.selector.forget(self._fd)
+        self._socket.close()
+        self._service.count_closed()

@@ -1,0 +1,195 @@
+"""The worker's event loop: asyncio's own, given a selector that calls prefork's sockets inside `select()`.
+
+Only descriptors that others registered (asyncio, libraries) are returned to asyncio; ours never become a
+Handle in its queue, which is what makes the difference in cost. Nothing private of asyncio is touched.
+
+Knows: epoll(7), who watches which descriptor. Does not know: what a watcher does with an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import select
+import selectors
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
+
+FileDescriptorLike: TypeAlias = Any  # an int, or an object with fileno(), as selectors documents it
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+EDGE = select.EPOLLET
+EXCLUSIVE = select.EPOLLEXCLUSIVE  # wakes one of the processes that wait, epoll_ctl(2)
+MAX_EVENTS = 256  # per turn; the rest is reported by the next, epoll_wait(2) goes round
+
+
+class Watcher(Protocol):
+    """What is called when its descriptor has an event; it must not raise."""
+
+    def on_event(self, mask: int) -> None: ...
+
+
+class Selector(selectors.BaseSelector):
+    """epoll with two kinds of customers: watchers, called at once, and asyncio's keys, returned."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._poll = self._epoll.poll
+        self._watchers: dict[int, Watcher] = {}
+        self._keys: dict[int, selectors.SelectorKey] = {}
+
+    @property
+    def watchers(self) -> Mapping[int, Watcher]:
+        """The watchers by descriptor, those that are not interested in any event now included."""
+        return self._watchers
+
+    def watch(self, fd: int, watcher: Watcher, mask: int) -> None:
+        """Call `watcher.on_event` for the events of `mask`; errors and hang-ups are always reported."""
+        self._epoll.register(fd, mask)
+        self._watchers[fd] = watcher
+
+    def rewatch(self, fd: int, before: int, mask: int) -> None:
+        """Change the events of a watched descriptor.
+
+        A mask of 0 takes it out of epoll, since epoll reports hang-ups even to those who asked for nothing.
+        """
+        if not before:
+            self._epoll.register(fd, mask)
+        elif mask:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.unregister(fd)
+
+    def replace(self, fd: int, watcher: Watcher) -> None:
+        """Give a watched descriptor to another watcher."""
+        self._watchers[fd] = watcher
+
+    def unwatch(self, fd: int) -> None:
+        """Take out a descriptor that other processes hold too: close() would leave it in the epoll set."""
+        del self._watchers[fd]
+        self._epoll.unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """Take out a descriptor that is closed next and that nobody else holds: it leaves epoll by itself."""
+        del self._watchers[fd]
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            timeout = -1
+        elif timeout <= 0:
+            timeout = 0
+        else:  # epoll counts in ms: rounding up avoids a spin through the last one
+            timeout = math.ceil(timeout * 1e3) * 1e-3
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        watchers = self._watchers
+        # A callback may close a descriptor of this batch, and accept() may give its number to a new
+        # connection: that one then gets an event that is not its own. All watchers try a non-blocking call
+        # and take EAGAIN for an answer, so this costs a system call and nothing else.
+        for fd, mask in self._poll(timeout, MAX_EVENTS):
+            watcher = watchers.get(fd)
+            if watcher is not None:
+                watcher.on_event(mask)
+            elif (key := self._keys.get(fd)) is not None:
+                events = (selectors.EVENT_WRITE if mask & ~READABLE else 0) | (
+                    selectors.EVENT_READ if mask & ~WRITABLE else 0
+                )
+                ready.append((key, events & key.events))
+        return ready
+
+    def register(
+        self, fileobj: FileDescriptorLike, events: int, data: Any = None
+    ) -> selectors.SelectorKey:
+        if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
+            raise ValueError(f"Invalid events: {events!r}")
+        fd = _number(fileobj)
+        if fd in self._keys or fd in self._watchers:
+            raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        self._epoll.register(fd, _mask(events))
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        key = self._keys.pop(self._find(fileobj))
+        try:
+            self._epoll.unregister(key.fd)
+        except OSError:  # closed before it was unregistered: it has left epoll
+            pass
+        return key
+
+    def modify(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
+        key = self._keys[self._find(fileobj)]
+        if events != key.events:
+            try:
+                self._epoll.modify(key.fd, _mask(events))
+            except OSError:
+                del self._keys[key.fd]
+                raise
+        key = self._keys[key.fd] = key._replace(events=events, data=data)
+        return key
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._keys.clear()
+        self._watchers.clear()
+
+    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        return self._keys[self._find(fileobj)]
+
+    def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
+        return _KeyMap(self._keys, self._find)
+
+    def _find(self, fileobj: FileDescriptorLike) -> int:
+        """Return the descriptor of a registered object, of one that was closed meanwhile too."""
+        try:
+            fd = _number(fileobj)
+        except ValueError:
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key.fd
+            raise
+        if fd not in self._keys:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return fd
+
+
+class _KeyMap(Mapping[FileDescriptorLike, selectors.SelectorKey]):
+    """The mapping that `selectors.BaseSelector.get_map` promises: from file objects to keys."""
+
+    def __init__(self, keys: dict[int, selectors.SelectorKey], find: Any) -> None:
+        self._keys = keys
+        self._find = find
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        try:
+            return self._keys[self._find(fileobj)]
+        except ValueError as error:
+            raise KeyError(fileobj) from error
+
+    def __iter__(self) -> Iterator[FileDescriptorLike]:
+        return iter(self._keys)
+
+
+def _number(fileobj: FileDescriptorLike) -> int:
+    try:
+        fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"Invalid file object: {fileobj!r}") from error
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd
+
+
+def _mask(events: int) -> int:
+    return (READABLE if events & selectors.EVENT_READ else 0) | (
+        WRITABLE if events & selectors.EVENT_WRITE else 0
+    )
+
+
+def new_loop() -> tuple[asyncio.SelectorEventLoop, Selector]:
+    """Return an event loop and the selector that it runs on, for `asyncio.Runner(loop_factory=…)`."""
+    selector = Selector()
+    return asyncio.SelectorEventLoop(selector), selector

@@ -1,0 +1,112 @@
+"""All that one worker serves: its services, the sockets it watches for them, and their end.
+
+Knows: services, acceptors, transports. Does not know: processes, who decides what is watched.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from prefork.config.model import ListenerConfig
+from prefork.net.acceptor import Acceptor, Reserve
+from prefork.net.framing import build_framing
+from prefork.net.handler import build_protocol_factory
+from prefork.net.pulse import transports
+from prefork.net.service import Service, Worksite
+from prefork.scoreboard import Cell
+from prefork.watch import Watch
+
+LAST_WORDS_SECONDS = 0.25  # for handlers that are cancelled at the end of a drain
+
+LAST_ACCEPTS_SECONDS = 0.25  # a round trip, for handshakes under way when a server stops
+
+log = logging.getLogger("prefork")
+
+
+class Server:
+    """The listeners of a config, served on one loop."""
+
+    def __init__(self, listeners: Sequence[ListenerConfig], apps: Mapping[str, Any], site: Worksite) -> None:
+        """Make a service of each listener; nothing is accepted before a socket is given.
+
+        Args:
+            apps: what the listeners' `app` names stand for.
+
+        Raises:
+            ConfigError: an app is of no kind that can be served.
+        """
+        self.site = site
+        self._reserve = Reserve()
+        self._acceptors: dict[tuple[str, int], Acceptor] = {}
+        self._services = {listener.name: self._open_service(listener, apps) for listener in listeners}
+
+    def _open_service(self, listener: ListenerConfig, apps: Mapping[str, Any]) -> Service:
+        framing = build_framing(listener.framing, listener.limits.frame)
+        service = Service(listener.name, listener.limits, framing, self.site)
+        service.make_protocol = build_protocol_factory(apps[listener.app], service)
+        service.on_room = lambda: self._on_room(service)
+        return service
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the listeners."""
+        return list(self._services)
+
+    def watch(self, listener: str, slot: int, listening: socket.socket, watch: Watch) -> None:
+        """Accept from a socket; it is closed when it is given again, or up."""
+        self.unwatch(listener, slot)
+        service = self._services[listener]
+        self._acceptors[listener, slot] = Acceptor(listening, service, self._reserve, watch)
+
+    def unwatch(self, listener: str, slot: int) -> None:
+        """Leave a socket to others."""
+        acceptor = self._acceptors.pop((listener, slot), None)
+        if acceptor is not None:
+            acceptor.close()
+
+    def _on_room(self, service: Service) -> None:
+        if service.is_waiting and not service.is_full:
+            service.is_waiting = False
+            for (name, _), acceptor in self._acceptors.items():
+                if name == service.name:
+                    acceptor.resume()
+
+    def drain(self, seconds: float, spread: float, is_last: bool, on_done: Callable[[], None]) -> None:
+        """Accept nothing more, let what is open finish; call `on_done` when nothing is open any more.
+
+        Args:
+            seconds: after these what is still open is cut.
+            spread: idle connections end at random times within these.
+            is_last: nobody comes after this worker: accept for a moment more what is on its way.
+        """
+        site = self.site
+        site.draining.begin()
+        site.loop.call_later(seconds, self._cut, on_done)
+        if is_last:
+            site.loop.call_later(min(seconds, LAST_ACCEPTS_SECONDS), self._let_leave, spread, on_done)
+        else:
+            self._let_leave(spread, on_done)
+
+    def _let_leave(self, spread: float, on_done: Callable[[], None]) -> None:
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        self._acceptors.clear()
+        site = self.site
+        now = site.loop.time()
+        for transport in transports(site):
+            transport.drain(now + random.random() * spread)
+        site.on_empty = on_done
+        site.check_empty()
+
+    def _cut(self, on_done: Callable[[], None]) -> None:
+        rest = transports(self.site)
+        if rest:
+            log.warning("cut %d connections that were open at the end of the drain", len(rest))
+        for transport in rest:
+            self.site.tally.count(Cell.CUT)
+            transport.cut()
+        self.site.loop.call_later(LAST_WORDS_SECONDS, on_done)

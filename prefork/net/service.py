@@ -1,0 +1,164 @@
+"""What one listener serves in one worker: all that its connections share.
+
+Knows: the protocol factory, the limits, the open transports, whether a drain has begun.
+Does not know: descriptors, bytes, other workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from prefork.config.model import Limits
+from prefork.net.framing import Framing
+from prefork.net.loop import Selector
+from prefork.net.tally import Tally
+from prefork.scoreboard import Cell
+
+BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds one connection's handler
+EPISODE_SECONDS = 5.0  # of one want of descriptors, from its last sign
+QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+
+
+class Draining:
+    """A flag that can be awaited: true once the worker has been asked to finish what is open."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._event = asyncio.Event()
+
+    def begin(self) -> None:
+        self.begun = True
+        self._event.set()
+
+    def __bool__(self) -> bool:
+        return self.begun
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from self._event.wait().__await__()
+
+
+@dataclass(slots=True)
+class Worksite:
+    """What all services of a worker share: its loop, its counters, its drain, its coarse clock."""
+
+    loop: asyncio.AbstractEventLoop
+    selector: Selector
+    tally: Tally
+    draining: Draining
+    label: str = "worker"
+    now: float = field(default_factory=time.monotonic)  # of the last pulse: touching costs no clock call
+    nothing: asyncio.Future[None] = field(init=False)  # what an awaitable that need not wait returns
+    pool: ThreadPoolExecutor = field(init=False)
+    handlers: int = 0  # coroutine handlers at work
+    on_empty: Callable[[], None] | None = None  # called when a draining worker has nothing open
+
+    def __post_init__(self) -> None:
+        self.nothing = self.loop.create_future()
+        self.nothing.set_result(None)
+        self.pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="prefork-blocking")
+
+    def check_empty(self) -> None:
+        """Tell the one who waits for it that nothing is open any more."""
+        if self.on_empty is not None and not self.tally.open and not self.handlers:
+            self.on_empty()
+
+
+class Service:
+    """One listener's app and limits in one worker."""
+
+    def __init__(self, name: str, limits: Limits, framing: Framing | None, site: Worksite) -> None:
+        self.name = name
+        self.limits = limits
+        self.framing = framing
+        self.site = site
+        self.make_protocol: ProtocolFactory = asyncio.Protocol
+        self.open = 0
+        self.is_waiting = False  # for room, with acceptors that are paused
+        # Writes of one read event are gathered here. One list is enough for all connections: read events
+        # come from the selector alone, so that no two are ever in progress at once.
+        self.batch: list[bytes] = []
+        self.on_room: Callable[[], None] | None = None
+        self.log = logging.getLogger(f"prefork.{name}")
+        self._serial = count(1)
+        self._exhausted_at = -EPISODE_SECONDS
+        self._leave_times: dict[object, float] = {}
+
+    @property
+    def is_full(self) -> bool:
+        return self.open >= self.limits.connections
+
+    def next_serial(self) -> int:
+        """Count a new connection; return its number in this worker and listener."""
+        self.open += 1
+        self.site.tally.count_opened()
+        return next(self._serial)
+
+    def count_closed(self, transport: object = None) -> None:
+        self.open -= 1
+        self._leave_times.pop(transport, None)
+        self.site.tally.count_closed()
+        if self.is_waiting and self.on_room is not None:
+            self.on_room()
+        if self.site.draining.begun:
+            self.site.check_empty()
+
+    def name_connection(self, serial: int) -> str:
+        """Return the id of a connection, unique over workers and generations: `echo-0.g3.4711-12`."""
+        return f"{self.name}-{self.site.label}-{serial}"
+
+    def on_exhausted(self, error: OSError) -> None:
+        """Say once per episode that there is no descriptor or memory for new connections."""
+        now = self.site.loop.time()
+        if now - self._exhausted_at > EPISODE_SECONDS:
+            self.log.error("cannot accept new connections: %s; they are told to go. Raise `ulimit -n`", error)
+        self._exhausted_at = now
+
+    def let_leave(self, transport: object, at: float) -> None:
+        """Let a draining connection end between two exchanges from a time on, CLOCK_MONOTONIC."""
+        self._leave_times[transport] = at
+
+    def is_leave_due(self, transport: Any) -> bool:
+        """Tell whether a connection that has just answered may say that this was its last answer."""
+        at = self._leave_times.get(transport)
+        return at is not None and transport.owes is False and self.site.loop.time() >= at
+
+    def is_quiet_leave_due(self, transport: Any, quiet: float) -> bool:
+        """Tell whether a connection is idle for so long that a request is hardly on its way."""
+        at = self._leave_times.get(transport)
+        return at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and self.site.now >= at
+
+    def report_timeout(self, serial: int, peer: object) -> None:
+        """Count a connection that its deadline ends."""
+        self.site.tally.count(Cell.TIMED_OUT)
+        self.log.debug("connection %s from %s timed out", self.name_connection(serial), peer)
+
+    def report_error(self, error: BaseException, serial: int, peer: object) -> None:
+        """Log an exception of user code, which costs one connection."""
+        self.site.tally.count(Cell.ERRORS)
+        self.log.error(
+            "the app failed on connection %s from %s: %s: %s",
+            self.name_connection(serial),
+            peer,
+            type(error).__name__,
+            error,
+            exc_info=error,
+        )
+
+    def report_peer(self, error: BaseException, serial: int, peer: object) -> None:
+        """Log a fault of the peer in one line: it is no news for a traceback."""
+        self.site.tally.count(Cell.BROKEN)
+        self.log.debug(
+            "connection %s from %s ended: %s: %s",
+            self.name_connection(serial),
+            peer,
+            type(error).__name__,
+            error,
+        )

@@ -1,0 +1,46 @@
+"""Imports what the config names, in the mold or, without preload, in each worker.
+
+Knows: a plan, apps. Does not know: who asks, what is served.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefork.app import import_app, recognise
+from prefork.errors import ConfigError, PreforkError
+from prefork.process.messages import Failed
+from prefork.process.plan import Plan
+
+
+@dataclass(slots=True)
+class Apps:
+    """The imported apps of a generation, by the name that the config has for them."""
+
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+def import_apps(plan: Plan) -> Apps:
+    """Import every app that the config names, and the lifespan.
+
+    Raises:
+        ConfigError: one cannot be imported, or is of no kind that can be served.
+    """
+    apps = Apps()
+    for listener in plan.config.listeners:
+        app = import_app(listener.app, plan.directories)
+        recognise(app, listener.app)
+        apps.found[listener.app] = app
+    if plan.config.lifespan:
+        apps.found[plan.config.lifespan] = import_app(plan.config.lifespan, plan.directories)
+    return apps
+
+
+def describe_failure(error: BaseException) -> Failed:
+    """Return the fact of a boot that failed, with the traceback of what caused it."""
+    cause = error.__cause__ or error
+    detail = "" if isinstance(cause, ConfigError) else "".join(traceback.format_exception(cause))
+    reason = str(error) if isinstance(error, PreforkError) else f"{type(error).__name__}: {error}"
+    return Failed(reason[:2000], detail[-20_000:])  # the whole fits into one packet

@@ -1,0 +1,402 @@
+"""The master: binds, forks, supervises; turns signals and commands into a target, and steps towards it.
+
+It has one thread and one loop, never waits inside a handler, never imports user code, and never reads a
+client's byte.
+
+Knows: the target, the books and those who keep them. Does not know: what is served, how a worker works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from setproctitle import setproctitle
+
+from prefork.config import Loaded
+from prefork.config.model import MAX_WORKERS
+from prefork.errors import BootError, ChannelError, LocalProtocolError, PreforkError
+from prefork.log import build_handler, install, open_log
+from prefork.process.balance import weigh
+from prefork.process.control import ControlServer, Reply
+from prefork.process.crew import Crew, Death
+from prefork.process.foundry import Foundry
+from prefork.process.kernel import Kernel
+from prefork.process.messages import ReopenLogs
+from prefork.process.pidfile import PidFile
+from prefork.process.plan import Plan, app_directories
+from prefork.process.ports import Ports
+from prefork.process.reload import Generation, Source, Staff, build_generation
+from prefork.process.reloads import Reloads
+from prefork.process.report import describe_workers, explain_unready, sum_counters
+from prefork.process.roster import Action, State, Step, Target, WorkerRecord, reconcile
+from prefork.process.signals import SignalInbox
+from prefork.scoreboard import Cell, Scoreboard
+from prefork.wire import default_control
+
+SEATS = 4 * MAX_WORKERS  # generations overlap: old ones drain while new ones serve
+TICK_SECONDS = 0.5  # between two looks at the beats
+BUSY_TICK_SECONDS = 0.1  # while connections come: their balance is looked at
+SPREAD = 0.5  # of the drain time: idle connections end within it when others take them over
+LAST_SPREAD_SECONDS = 2.0  # the same when the server stops, and nobody comes after
+EXIT_BOOT = 3
+
+log = logging.getLogger("prefork")
+
+
+class Ending(enum.IntEnum):
+    """How far a stop has come; it never goes back."""
+
+    NONE = 0
+    DELAYED = 1  # still accepts, but says that it is not ready
+    DRAINING = 2
+    IMMEDIATE = 3
+
+
+class Master:
+    """The server's first process."""
+
+    def __init__(
+        self, source: Source, loaded: Loaded, kernel: Kernel, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        scoreboard = Scoreboard(SEATS)
+        config = loaded.config
+        handler = build_handler(config.log, open_log(config.log))
+        install(handler, config.log, who="master")
+        self._staff = Staff(
+            source,
+            Crew(kernel, clock, self._selector, scoreboard),
+            Foundry(kernel, clock, self._selector),
+            Ports(),
+            clock,
+        )
+        self._kernel = kernel
+        plan = Plan(1, config, app_directories(loaded.path), scoreboard, handler, kernel, os.getpid())
+        self._current = build_generation(1, loaded, plan, handler)
+        self._target = Target(self._current.count, 1)
+        self._reloads = Reloads()
+        self._ending = Ending.NONE
+        self._drain_at = 0.0
+        self._held: list[Any] = []  # what is closed at the end, the last first
+        self._accepted = -1  # connections at the last tick
+        self.exit_code = 0
+
+    # --- the loop ---
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code.
+
+        Raises:
+            PreforkError: it cannot boot; nothing is left behind.
+        """
+        try:
+            self._boot()
+            while not self._is_over():
+                for key, _ in self._selector.select(self._patience()):
+                    key.data()
+                for number in self._signals.take():
+                    self._on_signal(number)
+                for pid, status in self._kernel.reap():
+                    if not self._staff.foundry.on_exit(pid, status):
+                        self._staff.crew.on_exit(pid, status)
+                self._advance()
+        finally:
+            self._close()
+        return self.exit_code
+
+    def _advance(self) -> None:
+        """Bring the books up to date, then do what they say is next."""
+        crew, foundry = self._staff.crew, self._staff.foundry
+        crew.look_at_beats()
+        crew.end_overdue()
+        for death in crew.take_deaths():
+            self._on_death(death)
+        self._step_reload()
+        foundry.tend(self._target.generation)
+        self._step_ending()
+        self._recycle()
+        while actions := [a for a in reconcile(crew.roster, self._target, self._clock()) if self._can(a)]:
+            for action in actions:
+                self._do(action)
+        self._cover()
+
+    def _patience(self) -> float:
+        """Return how long nothing can become due, in seconds."""
+        now = self._clock()
+        return max(0.0, min(self._deadlines(now)) - now)
+
+    def _deadlines(self, now: float) -> Iterator[float]:
+        yield now + (TICK_SECONDS if self._is_quiet() else BUSY_TICK_SECONDS)
+        yield from self._staff.crew.roster.deadlines(now)
+        yield from self._staff.foundry.deadlines()
+        if self._ending is Ending.DELAYED:
+            yield self._drain_at
+        if self._reloads.running is not None and self._reloads.running.deadline is not None:
+            yield self._reloads.running.deadline
+
+    def _is_quiet(self) -> bool:
+        """Whether no connection has come since the last call."""
+        records = self._staff.crew.roster.records
+        accepted = sum(record.link.page[Cell.ACCEPTED] for record in records)
+        before, self._accepted = self._accepted, accepted
+        return accepted == before
+
+    def _is_over(self) -> bool:
+        return (
+            self._ending >= Ending.DRAINING
+            and not self._staff.crew.roster.records
+            and self._staff.foundry.is_empty
+        )
+
+    # --- boot ---
+
+    def _boot(self) -> None:
+        config = self._current.config
+        setproctitle("prefork: master")
+        self._signals = SignalInbox()
+        self._held.append(self._signals)
+        self._selector.register(self._signals, selectors.EVENT_READ, lambda: None)
+        if config.pidfile:
+            self._held.append(PidFile(config.pidfile))
+        path = config.control or default_control(self._staff.source.path, self._staff.source.environ, True)
+        if path is None:
+            raise BootError("cannot open a control socket: no run directory can be used; set `control:`")
+        self._held.append(ControlServer(path, self._selector, self._answer))
+        self._held.append(self._staff.ports)
+        self._staff.ports.prepare(1, config, self._current.count)
+        if os.getpid() != 1 and not self._kernel.adopt_orphans():
+            raise BootError("cannot become the parent of the workers: PR_SET_CHILD_SUBREAPER is refused")
+        self._staff.foundry.start(self._current.plan)
+        for listener in self._staff.ports.bound():
+            log.info("%s listens on %s", listener["name"], listener["bind"])
+
+    def _close(self) -> None:
+        for held in reversed(self._held):
+            held.close()
+        self._selector.close()
+
+    # --- signals and commands: they change the target ---
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGQUIT):
+            self._end(Ending.IMMEDIATE if self._ending else Ending.DELAYED)
+        elif number == signal.SIGINT:
+            self._end(Ending.IMMEDIATE)
+        elif number == signal.SIGHUP:
+            self._reloads.wish()
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            change = 1 if number == signal.SIGTTIN else -1
+            try:
+                self._scale(self._target.count + change)
+            except PreforkError as error:
+                log.error("%s", error)
+        elif number == signal.SIGUSR1:
+            self._reopen_logs()
+        elif number == signal.SIGUSR2:
+            log.warning("USR2 (upgrade in place) is not served by this version; HUP loads new code")
+
+    def _end(self, ending: Ending) -> None:
+        if ending <= self._ending:
+            return
+        log.info("stopping%s", " now" if ending is Ending.IMMEDIATE else "")
+        self._ending = ending
+        self._drain_at = self._clock() + self._current.config.timeouts.delay
+
+    def _step_ending(self) -> None:
+        if self._ending is Ending.DELAYED and self._clock() >= self._drain_at:
+            self._ending = Ending.DRAINING
+        if self._ending < Ending.DRAINING:
+            return
+        is_immediate = self._ending is Ending.IMMEDIATE
+        if self._target.count or is_immediate > self._target.is_immediate:
+            self._reloads.give_up("the server stops")
+            self._staff.ports.refuse_new()
+            self._staff.foundry.dismiss_all()
+            if is_immediate:
+                self._staff.foundry.kill_leaving()
+            self._target = Target(0, self._target.generation, None, is_immediate)
+
+    def _scale(self, count: int) -> str:
+        """Want so many workers; return what changes."""
+        if not 1 <= count <= MAX_WORKERS:
+            raise LocalProtocolError(f"cannot scale to {count} workers: the least is 1, the most {MAX_WORKERS}")
+        if self._ending:
+            raise LocalProtocolError("cannot scale: the server stops")
+        self._staff.ports.grow(self._target.generation, self._current.config, count)
+        change = f"workers {self._target.count}→{count}"
+        self._target = dataclasses.replace(self._target, count=count)
+        log.info("scale: %s", change)
+        return change
+
+    def _reopen_logs(self) -> None:
+        chosen = self._current.config.log
+        if chosen.file is None:
+            return
+        try:
+            fd = open_log(chosen)
+        except OSError as error:
+            log.error("cannot reopen log.file %s: %s", chosen.file, error.strerror)
+            return
+        self._staff.crew.broadcast(ReopenLogs(), [fd])
+        self._staff.foundry.broadcast(ReopenLogs(), [fd])
+        self._current.plan.log.redirect(fd)
+
+    def _answer(self, command: str, arguments: dict[str, Any], reply: Reply) -> None:
+        commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
+            "status": lambda _, reply: reply(self._status()),
+            "health": lambda _, reply: reply(self._health()),
+            "reload": self._answer_reload,
+            "scale": self._answer_scale,
+            "stop": self._answer_stop,
+        }
+        if command not in commands:
+            raise LocalProtocolError(f"there is no command {command!r}; there are {', '.join(commands)}")
+        commands[command](arguments, reply)
+
+    def _answer_reload(self, _: dict[str, Any], reply: Reply) -> None:
+        if self._ending:
+            raise LocalProtocolError("cannot reload: the server stops")
+        self._reloads.wish(lambda verdict: reply(dataclasses.asdict(verdict)))
+
+    def _answer_scale(self, arguments: dict[str, Any], reply: Reply) -> None:
+        text = str(arguments.get("count", "")).strip()
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise LocalProtocolError(f"cannot scale to {text!r}; write N, +N or -N") from error
+        is_relative = text.startswith(("+", "-"))
+        reply({"change": self._scale(self._target.count + number if is_relative else number)})
+
+    def _answer_stop(self, arguments: dict[str, Any], reply: Reply) -> None:
+        self._end(Ending.IMMEDIATE if arguments.get("now") else Ending.DELAYED)
+        reply({"stopping": True})
+
+    def _status(self) -> dict[str, Any]:
+        last = self._reloads.last
+        return {
+            "pid": os.getpid(),
+            "generation": self._target.generation,
+            "target": self._target.count,
+            "state": "running" if not self._ending else "stopping",
+            "workers": describe_workers(self._staff.crew, self._clock()),
+            "listeners": self._staff.ports.bound(),
+            "counters": sum_counters(self._staff.crew),
+            "last_reload": {
+                "verdict": last.verdict if last else None,
+                "reason": last.reason if last else None,
+                "changes": list(last.changes) if last else [],
+            },
+        }
+
+    def _health(self) -> dict[str, Any]:
+        why = ["the server stops"] if self._ending else []
+        crew = self._staff.crew
+        why += explain_unready(crew.roster, self._target, crew.is_lagging, self._clock())
+        return {"ready": not why, "why": why}
+
+    # --- what has happened ---
+
+    def _on_death(self, death: Death) -> None:
+        record = death.record
+        if not death.was_ordered and self._reloads.running is not None:
+            self._reloads.running.on_death(record.generation, death.reason)
+        is_first_boot = not self._staff.crew.was_ever_ready and not death.was_ordered and not death.was_killed
+        if is_first_boot and not self._staff.crew.roster.in_state(State.STARTING):
+            self._give_up(death.reason)
+
+    def _give_up(self, reason: str) -> None:
+        if not self._ending:
+            log.error("cannot boot: no worker was ever ready: %s", reason)
+            self.exit_code = EXIT_BOOT
+            self._end(Ending.IMMEDIATE)
+
+    def _step_reload(self) -> None:
+        staff, reloads = self._staff, self._reloads
+        if not staff.crew.was_ever_ready:
+            failure = staff.foundry.failure(1)
+            if failure is not None:
+                if failure.detail:
+                    log.error("the app cannot be imported", extra={"detail": failure.detail})
+                self._give_up(failure.reason)
+        if self._ending >= Ending.DRAINING:
+            return
+        reloads.begin(self._current, self._target.count, staff)
+        if reloads.running is not None:
+            reloads.running.step()
+            self._target = dataclasses.replace(self._target, candidate=reloads.running.candidate)
+        generation = reloads.conclude()
+        if reloads.running is None:
+            self._target = dataclasses.replace(self._target, candidate=None)
+        if generation is not None:
+            self._commit(generation)
+
+    def _commit(self, generation: Generation) -> None:
+        before, self._current = self._current, generation
+        self._target = Target(generation.count, generation.number)
+        self._staff.ports.commit(generation.number, generation.config, self._clock())
+        self._staff.foundry.dismiss(before.number)
+        if generation.plan.log is not before.plan.log:
+            install(generation.plan.log, generation.config.log, who="master")
+            os.close(before.plan.log.fd)
+
+    def _recycle(self) -> None:
+        """Let one worker that has served for long enough be replaced."""
+        crew = self._staff.crew
+        if self._reloads.running is None and not any(r.is_tired for r in crew.roster.records):
+            crew.tire_one(self._clock())
+
+    # --- what is to be done ---
+
+    def _can(self, action: Action) -> bool:
+        return action.step is not Step.SPAWN or self._staff.foundry.is_ready(action.generation)
+
+    def _do(self, action: Action) -> None:
+        crew, record = self._staff.crew, action.record
+        if record is None:
+            self._spawn(action.slot, action.generation)
+        elif action.step is Step.PAUSE:
+            crew.pause(record)
+        elif action.step is Step.RESUME:
+            crew.resume(record)
+        elif action.step is Step.KILL:
+            crew.kill(record)
+        else:
+            self._retire(record)
+
+    def _spawn(self, slot: int, generation: int) -> None:
+        mold = self._staff.foundry.channel(generation)
+        running = self._reloads.running
+        chosen = running.generation if running and running.number == generation else self._current
+        if mold is None or chosen is None:
+            return
+        try:
+            self._staff.crew.spawn(slot, generation, chosen.config, mold)
+        except (ChannelError, OSError, IndexError) as error:
+            self._staff.crew.postpone(slot, f"cannot start a worker: {error}")
+
+    def _retire(self, record: WorkerRecord) -> None:
+        timeouts = record.link.config.timeouts
+        is_last = self._ending >= Ending.DRAINING
+        spread = min(LAST_SPREAD_SECONDS, timeouts.drain * SPREAD) if is_last else timeouts.drain * SPREAD
+        self._staff.crew.retire(record, timeouts.drain, spread, is_last or self._staff.ports.has_dropped)
+
+    def _cover(self) -> None:
+        if self._ending >= Ending.DRAINING:
+            return
+        crew, ports = self._staff.crew, self._staff.ports
+        ports.close_dropped(self._clock())
+        ready = [r for r in crew.roster.in_state(State.READY) if not crew.is_lagging(r)]
+        ready = ready or crew.roster.in_state(State.READY)
+        ready.sort(key=lambda r: r.generation)
+        ports.assign(ready, crew.roster.in_state(State.PAUSED))
+        open_by_slot = {r.slot: r.link.page[Cell.OPEN] for r in ready}
+        ports.steer(weigh(open_by_slot))

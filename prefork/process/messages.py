@@ -1,0 +1,131 @@
+"""Every word between the master and its children, in one place.
+
+Children tell facts, the master gives orders. A message is a frozen dataclass; on the wire it is one packet of
+JSON, with the descriptors that belong to it beside it.
+
+Knows: the vocabulary. Does not know: sockets, processes, who acts on a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from prefork.errors import ChannelError
+from prefork.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What a child tells the master."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the master tells a child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned(Fact):
+    """The worker's first word: it runs, and this is its pid."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Fact):
+    """A mold has imported the app; a worker can serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Fact):
+    """It cannot boot; it exits next. `reason` is one line, `detail` a traceback or empty."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tired(Fact):
+    """A worker was asked by a signal to go: it serves until it is replaced."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn(Order):
+    """To a mold: fork a worker. Descriptors: its channel, the pipe for its stack."""
+
+    slot: int
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cover(Order):
+    """To a worker: watch a slot's socket of a listener. Descriptors: the socket."""
+
+    listener: str
+    slot: int
+    watch: Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Uncover(Order):
+    """To a worker: leave that socket to others."""
+
+    listener: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Order):
+    """To a worker: finish what is open, then leave.
+
+    Args:
+        seconds: after these what is still open is cut.
+        spread: idle connections are closed at random times within these.
+        is_last: nobody comes after it: accept once more what waits in the queues.
+    """
+
+    seconds: float
+    spread: float
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenLogs(Order):
+    """To any child: write to this file from now on. Descriptors: the file, or none for standard error."""
+
+
+KINDS: dict[str, type[Fact | Order]] = {
+    kind.__name__: kind for kind in (Spawned, Ready, Failed, Tired, Spawn, Cover, Uncover, Drain, ReopenLogs)
+}
+
+
+def encode(message: Fact | Order) -> bytes:
+    """Return a message as one packet."""
+    fields = {
+        field.name: value.value if isinstance(value := getattr(message, field.name), Enum) else value
+        for field in dataclasses.fields(message)
+    }
+    return json.dumps([type(message).__name__, fields]).encode()
+
+
+def decode(packet: bytes) -> Fact | Order:
+    """Return the message of a packet.
+
+    Raises:
+        ChannelError: it is none.
+    """
+    try:
+        name, fields = json.loads(packet)
+        if "watch" in fields:
+            fields["watch"] = Watch(fields["watch"])
+        kind: Any = KINDS[name]
+        message: Fact | Order = kind(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChannelError(f"cannot understand a message of {len(packet)} bytes: {error}") from error
+    return message

@@ -1,0 +1,36 @@
+"""What a generation's processes are given by the master at the fork, and nothing more.
+
+Knows: config, paths, shared memory, the log. Does not know: the master, other generations.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from prefork.config import Config
+from prefork.log import LineHandler
+from prefork.process.kernel import Kernel
+from prefork.scoreboard import Scoreboard
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The generation that a mold and its workers belong to.
+
+    Attributes:
+        directories: where apps are looked for before the Python path.
+    """
+
+    generation: int
+    config: Config
+    directories: tuple[str, ...]
+    scoreboard: Scoreboard
+    log: LineHandler
+    kernel: Kernel
+    master_pid: int
+
+
+def app_directories(config_path: str) -> tuple[str, ...]:
+    """Return where the apps of a config file are looked for: the working directory, then the file's own."""
+    return (os.getcwd(), os.path.dirname(os.path.abspath(config_path)))

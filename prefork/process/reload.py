@@ -1,0 +1,228 @@
+"""A reload as a transaction: read, check, bind, import, start, soak; then all, or nothing was lost.
+
+Knows: the candidate generation, and how far it has come. Does not know: signals, clients, how workers live.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefork.config import Config, Loaded, describe_changes, read_config
+from prefork.errors import ConfigError, PreforkError
+from prefork.log import LineHandler, build_handler, open_log
+from prefork.process.cpus import count_workers
+from prefork.process.crew import Crew
+from prefork.process.foundry import Foundry
+from prefork.process.plan import Plan, app_directories
+from prefork.process.ports import Ports
+from prefork.process.privileges import check_may_become, resolve_identity
+from prefork.process.roster import Candidate, State
+
+FIXED = ("control", "pidfile")  # they name the running server to others: changing them takes a restart
+
+log = logging.getLogger("prefork")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the config comes from, the first time and at each reload."""
+
+    path: str
+    sets: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def read(self) -> Loaded:
+        """Read and check the config.
+
+        Raises:
+            ConfigError: with all mistakes at once.
+        """
+        loaded = read_config(self.path, self.environ, self.sets)
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
+        return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A config and the processes' plan that was made of it."""
+
+    plan: Plan
+    count: int  # of workers, when the generation began
+
+    @property
+    def number(self) -> int:
+        return self.plan.generation
+
+    @property
+    def config(self) -> Config:
+        return self.plan.config
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a reload ended: `committed` or `refused`, and why, and what it changed."""
+
+    verdict: str
+    reason: str = ""
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """What a reload works with."""
+
+    source: Source
+    crew: Crew
+    foundry: Foundry
+    ports: Ports
+    clock: Callable[[], float]
+
+
+class Phase(enum.Enum):
+    IMPORTING = "importing the app"
+    ROLLING = "starting the new workers"
+    SOAKING = "watching the new workers"
+    OVER = "over"
+
+
+class Reload:
+    """One try to replace a generation by the next."""
+
+    def __init__(self, number: int, current: Generation, running: int, staff: Staff) -> None:
+        """Begin nothing yet.
+
+        Args:
+            number: of the generation that is to come.
+            running: how many workers are wanted now, which a scale may have changed.
+        """
+        self.number = number
+        self.verdict: Verdict | None = None
+        self.generation: Generation | None = None
+        self.waiting: list[Callable[[Verdict], None]] = []
+        self._current = current
+        self._running = running
+        self._staff = staff
+        self._phase = Phase.IMPORTING
+        self._started_at = staff.clock()
+        self._soaked_at: float | None = None
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """What the target has beside the current generation."""
+        if self.generation is None or self._phase not in (Phase.ROLLING, Phase.SOAKING):
+            return None
+        return Candidate(self.number, self.generation.count, self.generation.config.reload.surge)
+
+    @property
+    def deadline(self) -> float | None:
+        return self._soaked_at
+
+    def begin(self) -> None:
+        """Read the config, bind what is new, start the mold; any mistake is the verdict."""
+        staff = self._staff
+        try:
+            loaded = staff.source.read()
+            self._check_fixed(loaded.config)
+            handler = self._open_log(loaded.config)
+            generation = build_generation(self.number, loaded, self._current.plan, handler)
+            slots = max(generation.count, self._running)
+            staff.ports.prepare(self.number, loaded.config, slots)
+            self.generation = generation
+            staff.foundry.start(generation.plan)
+        except (PreforkError, OSError) as error:
+            if isinstance(error, ConfigError):
+                for problem in error.problems:
+                    log.error("%s", problem.splitlines()[0])
+            self.fail(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def _check_fixed(self, config: Config) -> None:
+        for name in FIXED:
+            if getattr(config, name) != getattr(self._current.config, name):
+                raise ConfigError([f"cannot change {name} by a reload; set it back, or restart the server"])
+
+    def _open_log(self, config: Config) -> LineHandler:
+        if config.log == self._current.config.log:
+            return self._current.plan.log
+        try:
+            return build_handler(config.log, open_log(config.log))
+        except OSError as error:
+            raise ConfigError([f"cannot open log.file {config.log.file}: {error.strerror}"]) from error
+
+    def step(self) -> None:
+        """Go on as far as it can be gone now."""
+        staff, now = self._staff, self._staff.clock()
+        if self.generation is None or self.verdict is not None:
+            return
+        if self._phase is Phase.IMPORTING:
+            failure = staff.foundry.failure(self.number)
+            if failure is not None:
+                if failure.detail:
+                    log.error("the new code cannot be imported", extra={"detail": failure.detail})
+                self.fail(failure.reason)
+            elif staff.foundry.is_ready(self.number):
+                self._phase = Phase.ROLLING
+        is_full = staff.crew.roster.is_full(self.generation.count, self.number)
+        if self._phase is Phase.ROLLING and is_full:
+            self._phase = Phase.SOAKING
+            self._soaked_at = now + self.generation.config.reload.soak
+        if self._phase is Phase.SOAKING and is_full and self._soaked_at is not None and now >= self._soaked_at:
+            self._commit(self.generation)
+
+    def _commit(self, generation: Generation) -> None:
+        self._phase = Phase.OVER
+        changes = describe_changes(self._current.config, generation.config)
+        before, after = self._running, generation.count
+        if before != after and not any(change.startswith("workers ") for change in changes):
+            changes.insert(0, f"workers {before}→{after}")
+        self.verdict = Verdict("committed", "", tuple(changes))
+        log.info(
+            "reload committed: generation %d serves after %.2f s; %s",
+            self.number,
+            self._staff.clock() - self._started_at,
+            "; ".join(changes) or "the config has not changed, the code was loaded again",
+        )
+
+    def fail(self, reason: str) -> None:
+        """Let everything be as it was before."""
+        if self.verdict is not None:
+            return
+        self._phase = Phase.OVER
+        self._soaked_at = None
+        self.verdict = Verdict("refused", reason)
+        self._staff.foundry.dismiss(self.number)
+        if self.generation is not None:
+            self._staff.ports.abandon(self.number)
+            if self.generation.plan.log is not self._current.plan.log:
+                os.close(self.generation.plan.log.fd)
+        log.error("reload refused: generation %d serves on: %s", self._current.number, reason)
+
+    def on_death(self, generation: int, reason: str) -> None:
+        """A worker is gone that nobody had told to go."""
+        if generation == self.number and self._phase is not Phase.OVER:
+            self.fail(f"a new worker {reason}")
+
+    def status(self) -> dict[str, Any]:
+        starting = len(self._staff.crew.roster.of_generation(self.number, State.STARTING))
+        return {"generation": self.number, "phase": self._phase.value, "starting": starting}
+
+
+def build_generation(number: int, loaded: Loaded, like: Plan, handler: LineHandler) -> Generation:
+    """Return a generation of a config, with what stays the same taken from another.
+
+    Raises:
+        BootError: the user cannot be become.
+    """
+    config = loaded.config
+    if config.user:
+        check_may_become(resolve_identity(config.user))
+    plan = dataclasses.replace(
+        like, generation=number, config=config, directories=app_directories(loaded.path), log=handler
+    )
+    return Generation(plan, count_workers(config.workers))

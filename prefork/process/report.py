@@ -1,0 +1,61 @@
+"""What the server says about itself: `status` and `health`.
+
+Knows: the books. Does not know: who asks, how the answer travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefork.process.crew import Crew
+from prefork.process.roster import Roster, State, Target
+from prefork.scoreboard import Cell
+
+
+def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
+    """Return a row for each worker process, by slot; `accepted` is of the process."""
+    rows = []
+    for record in sorted(crew.roster.records, key=lambda r: (r.slot, r.generation)):
+        page = record.link.page
+        rows.append(
+            {
+                "slot": record.slot,
+                "pid": record.pid,
+                "generation": record.generation,
+                "state": record.state.value,
+                "connections": page[Cell.OPEN],
+                "accepted": page[Cell.ACCEPTED],
+                "uptime": round(now - record.started_at, 3),
+                "rss": page[Cell.RSS],
+            }
+        )
+    return rows
+
+
+def sum_counters(crew: Crew) -> dict[str, int]:
+    """Return the counters of all workers that are or were: they never go down."""
+    sums: dict[str, int] = {}
+    for cell in (Cell.ACCEPTED, Cell.CLOSED, Cell.ERRORS, Cell.CUT, Cell.REFUSED, Cell.TIMED_OUT, Cell.BROKEN):
+        gone = sum(total[cell] for total in crew.totals.values())
+        sums[cell.name.lower()] = gone + sum(record.link.page[cell] for record in crew.roster.records)
+    return sums
+
+
+def explain_unready(
+    roster: Roster, target: Target, is_lagging: Callable[[Any], bool], now: float
+) -> list[str]:
+    """Return why the server is not ready, one reason per slot; an empty list: it is."""
+    reasons = []
+    for slot in range(target.count):
+        here = [r for r in roster.records if r.slot == slot and r.state in (State.STARTING, State.READY)]
+        serving = [r for r in here if r.state is State.READY]
+        if serving and not all(is_lagging(r) for r in serving):
+            continue
+        if serving:
+            reasons.append(f"slot {slot} stands still")
+        elif here:
+            reasons.append(f"slot {slot} starting for {now - here[0].started_at:.1f} s")
+        else:
+            reasons.append(f"slot {slot} has no worker")
+    return reasons

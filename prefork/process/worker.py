@@ -1,0 +1,139 @@
+"""A worker's life: the one place where the processes' wing and the bytes' wing meet.
+
+It runs the event loop, serves what the master tells it to watch, and leaves when it is told, or when the
+master is gone, which it learns from the end of its channel.
+
+Knows: its plan, its slot, its server. Does not know: other workers, why it is told what it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+
+from setproctitle import setproctitle
+
+from prefork.errors import ConfigError, PreforkError
+from prefork.log import install
+from prefork.net.loop import READABLE, Selector, new_loop
+from prefork.net.pulse import Pulse
+from prefork.net.server import Server
+from prefork.net.service import Draining, Worksite
+from prefork.net.tally import Tally
+from prefork.process.channel import Channel
+from prefork.process.kernel import close_all_but, die_with_parent
+from prefork.process.loading import Apps, describe_failure, import_apps
+from prefork.process.messages import Cover, Drain, Ready, ReopenLogs, Spawn, Spawned, Tired, Uncover
+from prefork.process.plan import Plan
+
+BEAT_SECONDS = 0.25  # or a quarter of timeouts.beat, if that is less
+ORPHAN_SECONDS = 3.0  # to finish what is open when the master is gone
+ORPHAN_ALARM_SECONDS = 4  # for a loop that stands still then
+
+log = logging.getLogger("prefork")
+
+
+class Worker:
+    """The process that serves clients."""
+
+    def __init__(self, plan: Plan, order: Spawn, fds: list[int], apps: Apps | None) -> None:
+        """Be told who one is.
+
+        Args:
+            fds: the channel, and the pipe that the stack is written to.
+            apps: None: import them here.
+        """
+        self._plan = plan
+        self._order = order
+        self._channel_fd, self._stack_fd = fds
+        self._channel = Channel(socket.socket(fileno=self._channel_fd))
+        self._apps = apps
+        self._title = ""
+
+    def run(self) -> int:
+        """Live the process's life; return its exit code."""
+        plan, slot = self._plan, self._order.slot
+        close_all_but({0, 1, 2, plan.log.fd, self._channel_fd, self._stack_fd})
+        self._channel.send(Spawned(os.getpid()))
+        who = f"worker {slot} g{plan.generation}"
+        install(plan.log, plan.config.log, who=who, slot=slot, generation=plan.generation)
+        faulthandler.enable(file=self._stack_fd)
+        faulthandler.register(signal.SIGUSR2, file=self._stack_fd)
+        signal.signal(signal.SIGQUIT, self._on_orphaned)
+        try:
+            apps = self._apps or import_apps(plan)
+            loop, selector = new_loop()
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._serve(loop, selector, apps))
+        except PreforkError as error:
+            self._channel.send(describe_failure(error))
+            return 3
+        return 0
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, selector: Selector, apps: Apps) -> None:
+        label = f"{self._order.slot}.g{self._plan.generation}.{os.getpid()}"
+        page = self._plan.scoreboard.page(self._order.seat)
+        site = Worksite(loop, selector, Tally(page), Draining(), label)
+        self._server = Server(self._plan.config.listeners, apps.found, site)
+        self._is_over = asyncio.Event()
+        Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._show_title)
+        async with contextlib.AsyncExitStack() as stack:
+            await self._enter_lifespan(stack, apps)
+            loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
+            selector.watch(self._channel_fd, self, READABLE)
+            die_with_parent(signal.SIGQUIT)
+            self._channel.send(Ready())
+            await self._is_over.wait()
+
+    async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, apps: Apps) -> None:
+        name = self._plan.config.lifespan
+        if not name:
+            return
+        lifespan = apps.found[name]
+        try:
+            await stack.enter_async_context(lifespan() if callable(lifespan) else lifespan)
+        except Exception as error:
+            raise ConfigError([f"cannot enter lifespan {name}: {type(error).__name__}: {error}"]) from error
+
+    def on_event(self, mask: int) -> None:  # noqa: ARG002  # whatever the event, a read tells
+        messages = self._channel.receive()
+        if messages is None:
+            self._server.site.selector.unwatch(self._channel_fd)
+            log.error("the master is gone: finishing what is open, then leaving")
+            self._drain(Drain(ORPHAN_SECONDS, ORPHAN_SECONDS / 2, is_last=False))
+            return
+        for order, fds in messages:
+            if isinstance(order, Cover):
+                self._server.watch(order.listener, order.slot, socket.socket(fileno=fds[0]), order.watch)
+            elif isinstance(order, Uncover):
+                self._server.unwatch(order.listener, order.slot)
+            elif isinstance(order, Drain):
+                self._drain(order)
+            elif isinstance(order, ReopenLogs) and fds:
+                self._plan.log.redirect(fds[0])
+
+    def _drain(self, order: Drain) -> None:
+        if not self._server.site.draining.begun:
+            self._server.drain(order.seconds, order.spread, order.is_last, self._is_over.set)
+
+    def _show_title(self) -> None:
+        site = self._server.site
+        state = " draining" if site.draining.begun else ""
+        title = (
+            f"prefork: worker {self._order.slot} g{self._plan.generation} "
+            f"[{','.join(self._server.names)}] {site.tally.open} connections{state}"
+        )
+        if title != self._title:
+            self._title = title
+            setproctitle(title)
+
+    def _on_orphaned(self, number: int, frame: object) -> None:  # noqa: ARG002  # a signal handler's arguments
+        """The parent is gone. If it was the master, then whatever the loop does, the kernel ends this process."""
+        if os.getppid() != self._plan.master_pid:  # not merely the process in between
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(ORPHAN_ALARM_SECONDS)

@@ -1,0 +1,53 @@
+"""The line that says on what the figures were got.
+
+Knows: where the model of the CPU, the kernel and the versions of packages are told.
+Does not know: the figures.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from tools.benchmark.accounting import has_schedstat
+from tools.benchmark.workshop import Workshop
+
+PACKAGES = ("uvloop", "gevent")
+
+
+def parse_cpu_model(text: str) -> str:
+    """Return the model of the first CPU of a /proc/cpuinfo, else a word for the architecture."""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def describe(shop: Workshop) -> dict[str, str]:
+    """Return what the machine is, by names that a reader understands."""
+    pinned = f"server on CPU {shop.server_cpu}, load on CPU {shop.load_cpu}"
+    return {
+        "cpu": parse_cpu_model(Path("/proc/cpuinfo").read_text()),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        **{package: version(package) for package in PACKAGES},
+        "load": "load generator in C" if shop.compiler else "load generator in Python: no C compiler",
+        "pinning": pinned if shop.has_own_cpu else "one CPU only: server and load share it",
+        "account": "CPU by schedstat"
+        if has_schedstat()
+        else "CPU by utime + stime: the kernel has no schedstat",
+    }
+
+
+def machine_line(facts: dict[str, str]) -> str:
+    """Return the facts in one line."""
+    return " · ".join(f"{key} {value}" if key in PACKAGES else value for key, value in facts.items())

@@ -1,0 +1,146 @@
+"""The place where a run happens: its directory, its two CPUs, its compiler.
+
+Knows: temporary files, CPU affinity, cc, how to start a process and to wait for one line of it.
+Does not know: servers and loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+COMPILE_TIMEOUT = 60.0
+LINE_TIMEOUT = 20.0
+
+
+class Unavailable(Exception):
+    """Something that a measurement needs is not on this machine."""
+
+
+class Failure(Exception):
+    """A server or a load did not do what it should."""
+
+
+class Workshop:
+    """Owns a temporary directory; starts processes on the CPU of the server or of the load."""
+
+    def __init__(self) -> None:
+        cpus = sorted(os.sched_getaffinity(0))
+        self._all_cpus = cpus
+        self.load_cpu = cpus[0]
+        self.server_cpu = cpus[1] if len(cpus) > 1 else cpus[0]
+        self.compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+        self.directory = Path(tempfile.mkdtemp(prefix="bench-"))
+        self._serial = 0
+
+    def __enter__(self) -> Workshop:
+        os.sched_setaffinity(0, {self.load_cpu})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.sched_setaffinity(0, self._all_cpus)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def has_own_cpu(self) -> bool:
+        """Whether the server has a CPU that the load does not use."""
+        return self.server_cpu != self.load_cpu
+
+    def file(self, suffix: str) -> Path:
+        """Return a name in the directory that was not used before."""
+        self._serial += 1
+        return self.directory / f"{self._serial}{suffix}"
+
+    def compiled(self, name: str) -> Path:
+        """Return the program made of a C file of this package.
+
+        Raises:
+            Unavailable: there is no compiler.
+            Failure: the compiler refuses the file.
+        """
+        program = self.directory / name
+        if program.exists():
+            return program
+        if self.compiler is None:
+            raise Unavailable("no C compiler")
+        command = [self.compiler, "-O2", "-o", str(program), str(HERE / f"{name}.c")]
+        built = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT, check=False)
+        if built.returncode != 0:
+            raise Failure(f"cannot compile {name}.c: {last_line(built.stderr)}")
+        return program
+
+    def require(self, package: str | None) -> None:
+        """Raise Unavailable if this interpreter has no such package."""
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise Unavailable(f"{package} is not installed (pip install {package})")
+
+    @contextlib.contextmanager
+    def _server_affinity(self) -> Iterator[None]:
+        os.sched_setaffinity(0, {self.server_cpu})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, {self.load_cpu})
+
+    def start_server(self, command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[str]:
+        """Start a process that inherits the CPU of the server, as all of its children will."""
+        with self._server_affinity():
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment(),
+                cwd=self.directory,
+            )
+
+    def start_load(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a process on the CPU of the load that is spoken to by its stdin and stdout."""
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def environment() -> dict[str, str]:
+    """Return an environment that finds this checkout's prefork and overrides none of its settings."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFORK_", "PYTHONASYNCIO"))
+    }
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+    return kept
+
+
+def python(*arguments: str) -> list[str]:
+    """Return the command that runs this interpreter."""
+    return [sys.executable, *arguments]
+
+
+def wait_line(process: subprocess.Popen[str], within: float = LINE_TIMEOUT) -> str:
+    """Return the next line of a process that writes whole lines, one at a time.
+
+    Raises:
+        Failure: the process ended or said nothing.
+    """
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], within)
+    line = process.stdout.readline() if readable else ""
+    if not line.endswith("\n"):
+        raise Failure("it ended at once" if readable else f"no word from it in {within:.0f} s")
+    return line
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not empty."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
