@@ -50,7 +50,7 @@ def _describe(error: BaseException, module_name: str, directories: tuple[str, ..
     if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
         return f"there is no module {error.name} in {', '.join(directories)} or on the Python path"
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}:{error.offset}: {error.msg}"
+        return f"{error.filename}:{error.lineno}:{error.offset}: {type(error).__name__}: {error.msg}"
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 

@@ -60,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=words, description=words)
         sub.add_argument("config", metavar="CONF", help="the YAML file")
         sub.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as workers=8"
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a key, such as workers=8",
         )
         sub.set_defaults(command=command)
     schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
@@ -148,7 +152,9 @@ def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  # all commands
 # --- a server that runs ---
 
 
-def _ask(options: argparse.Namespace, command: str, timeout: float | None = PROBE_SECONDS, **arguments: Any) -> Any:
+def _ask(
+    options: argparse.Namespace, command: str, timeout: float | None = PROBE_SECONDS, **arguments: Any
+) -> Any:
     return ask(_locate(options), command, arguments, timeout)
 
 

@@ -41,9 +41,7 @@ def check_document(root: Node, trail: Trail) -> Config | None:
         trail: gets every problem; when it got one, the result is without meaning.
     """
     if not isinstance(root, Mapping):
-        trail.refuse(
-            root.place, f"the document is {shape_of(root)}; write a mapping of keys, such as workers: 2"
-        )
+        trail.refuse(root.place, f"the document is {shape_of(root)}; write a mapping of keys, such as workers: 2")
         return None
     config: Config | None = _read_section(Config, root, trail)
     if root.find("listeners") is None:
@@ -115,9 +113,7 @@ def _read_framing(node: Node, trail: Trail) -> Framing:
 
 def _check_framing(name: Scalar, trail: Trail) -> None:
     if name.text in FRAMINGS_LATER:
-        trail.refuse(
-            name.place, f"{name.text} is not served by this version; known are {', '.join(FRAMINGS)}"
-        )
+        trail.refuse(name.place, f"{name.text} is not served by this version; known are {', '.join(FRAMINGS)}")
     elif name.text not in FRAMINGS:
         trail.refuse(name.place, f"unknown framing {name.text!r}; {cure_for(name.text, FRAMINGS)}")
 
@@ -156,9 +152,7 @@ def _refuse_twins(listeners: Sequence, trail: Trail) -> None:
 
 def _scalar(item: Node, key: str) -> Scalar | None:
     found = item.find(key) if isinstance(item, Mapping) else None
-    return (
-        found if isinstance(found, Scalar) and found.style is not Style.UNSET and not found.is_null else None
-    )
+    return found if isinstance(found, Scalar) and found.style is not Style.UNSET and not found.is_null else None
 
 
 def _canonical(bind: str) -> Address | None:

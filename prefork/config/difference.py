@@ -34,9 +34,7 @@ def _change(key: Key, before: Any, after: Any, path: str) -> Iterator[str]:
         yield from _listener_changes(key.items, before, after, path)
     elif key.section is None:
         yield (
-            f"{path} changed"
-            if key.bounds.get("secret")
-            else f"{path} {_shown(key, before)}→{_shown(key, after)}"
+            f"{path} changed" if key.bounds.get("secret") else f"{path} {_shown(key, before)}→{_shown(key, after)}"
         )
     elif before is None or after is None:
         yield f"{path} {'removed' if after is None else 'added'}"

@@ -146,9 +146,7 @@ class Framing:
 
 @dataclass(frozen=True, slots=True)
 class FramingOptions:
-    max: int | None = setting(
-        None, Kind.SIZE, "largest frame; default: the listener's limits.frame", minimum=1
-    )
+    max: int | None = setting(None, Kind.SIZE, "largest frame; default: the listener's limits.frame", minimum=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +171,7 @@ class Limits:
     )
     per_ip: int = setting(0, Kind.INTEGER, "open connections per source; 0 = no limit", minimum=0, later=True)
     rate: int = setting(0, Kind.INTEGER, "new connections per second; 0 = no limit", minimum=0, later=True)
-    handshake: float = setting(
-        10.0, Kind.DURATION, "time for the TLS and PROXY handshake", minimum=0, later=True
-    )
+    handshake: float = setting(10.0, Kind.DURATION, "time for the TLS and PROXY handshake", minimum=0, later=True)
     idle: float = setting(
         300.0, Kind.DURATION, "a connection without a byte for this long is closed; 0 = never", minimum=0
     )
@@ -203,9 +199,7 @@ class ProxyProtocol:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    backlog: int = setting(
-        4096, Kind.INTEGER, "accept queue of each worker's socket", minimum=1, maximum=65_535
-    )
+    backlog: int = setting(4096, Kind.INTEGER, "accept queue of each worker's socket", minimum=1, maximum=65_535)
     nodelay: bool = setting(True, Kind.BOOLEAN, "TCP_NODELAY")
     keepalive: float = setting(
         60.0,
@@ -235,9 +229,7 @@ class ListenerConfig:
     limits: Limits = section(Limits, "what a stranger may use up")
     allow: tuple[str, ...] = setting((), Kind.NETWORKS, "networks that may connect; empty = all", later=True)
     deny: tuple[str, ...] = setting((), Kind.NETWORKS, "networks that may not connect", later=True)
-    proxy_protocol: ProxyProtocol = section(
-        ProxyProtocol, "load balancers that tell the real client's address"
-    )
+    proxy_protocol: ProxyProtocol = section(ProxyProtocol, "load balancers that tell the real client's address")
     socket: Socket = section(Socket, "options of the listening socket, inherited by its connections")
 
 
@@ -247,9 +239,7 @@ class Timeouts:
     beat: float = setting(
         30.0, Kind.DURATION, "a worker whose loop stands still for this long is killed", minimum=0.1
     )
-    drain: float = setting(
-        30.0, Kind.DURATION, "time for open exchanges to finish on stop and reload", minimum=0
-    )
+    drain: float = setting(30.0, Kind.DURATION, "time for open exchanges to finish on stop and reload", minimum=0)
     delay: float = setting(
         0.0, Kind.DURATION, "on stop: still accept for this long while health says not ready", minimum=0
     )
@@ -294,13 +284,9 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    bind: str | None = setting(
-        None, Kind.BIND, "address of health, metrics and dashboard over HTTP", later=True
-    )
+    bind: str | None = setting(None, Kind.BIND, "address of health, metrics and dashboard over HTTP", later=True)
     dashboard: bool = setting(True, Kind.BOOLEAN, "serve the dashboard", later=True)
-    token: str | None = setting(
-        None, Kind.STRING, "secret that changes over HTTP need", secret=True, later=True
-    )
+    token: str | None = setting(None, Kind.STRING, "secret that changes over HTTP need", secret=True, later=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,9 +308,7 @@ class Config:
         pattern=r"^[^:\s]+(:[^:\s]+)?$",
         form="user or user:group",
     )
-    pidfile: str | None = setting(
-        None, Kind.STRING, "file that holds the master's pid, locked while it lives"
-    )
+    pidfile: str | None = setting(None, Kind.STRING, "file that holds the master's pid, locked while it lives")
     control: str | None = setting(
         None, Kind.STRING, "path of the control socket; default: NAME.sock in the run directory"
     )

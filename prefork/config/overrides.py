@@ -130,13 +130,9 @@ def _find(root: Mapping, path: str, dialect: _Dialect) -> tuple[Steps, Key]:
             steps, node, segments = (*steps, index), _child(node, index), segments[used:]
         section = key.items or key.section
         if section is None:
-            raise LookupError(
-                f"{key.name} has no keys of its own; remove {dialect.separator.join(segments)!r}"
-            )
+            raise LookupError(f"{key.name} has no keys of its own; remove {dialect.separator.join(segments)!r}")
         if not segments:
-            raise LookupError(
-                f"it names a whole listener; name one of its keys, such as {dialect.fold('bind')}"
-            )
+            raise LookupError(f"it names a whole listener; name one of its keys, such as {dialect.fold('bind')}")
 
 
 def _match_key(section: type, word: str, dialect: _Dialect) -> Key:

@@ -77,9 +77,7 @@ def _check(
 
 
 def _error(problems: list[Problem]) -> ConfigError:
-    return ConfigError(
-        [str(problem) for problem in sorted(problems, key=lambda problem: problem.place.order)]
-    )
+    return ConfigError([str(problem) for problem in sorted(problems, key=lambda problem: problem.place.order)])
 
 
 def _read_text(path: str, problems: list[Problem]) -> str:

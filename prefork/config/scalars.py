@@ -54,9 +54,7 @@ def _trap(scalar: Scalar) -> str:
 
 def _within(value: Any, key: Key, write: Callable[[Any], str] = str) -> Any:
     if key.minimum is not None and value < key.minimum:
-        raise ValueError(
-            f"{write(value) if value >= 0 else value} is too small; at least {write(key.minimum)}"
-        )
+        raise ValueError(f"{write(value) if value >= 0 else value} is too small; at least {write(key.minimum)}")
     if key.maximum is not None and value > key.maximum:
         raise ValueError(f"{write(value)} is too large; at most {write(key.maximum)}")
     return value
@@ -144,9 +142,7 @@ def read_string(scalar: Scalar, key: Key) -> str:
     if pattern and not re.fullmatch(pattern, text):
         raise ValueError(f"{text!r} cannot be used; write {key.bounds['form']}")
     if not text:
-        raise ValueError(
-            "it is empty; " + ("write null" if key.is_nullable else "write at least one character")
-        )
+        raise ValueError("it is empty; " + ("write null" if key.is_nullable else "write at least one character"))
     if not re.fullmatch(PATTERNS[Kind.STRING], text):
         raise ValueError(f"{text!r} holds a control character; remove it")
     return text

@@ -100,7 +100,9 @@ class Acceptor:
                 continue  # this one connection failed on its way, accept(2) lists how: take the next
             sock.setblocking(False)
             StreamTransport(sock, peer, service).open()
-        if self._watched_as is Watch.SECOND and self._timer is None:  # an edge is reported once: come back for the rest
+        if (
+            self._watched_as is Watch.SECOND and self._timer is None
+        ):  # an edge is reported once: come back for the rest
             self._timer = service.site.loop.call_later(0, self._take_left)
 
     def _on_exhausted(self, error: OSError) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.net.inlet import Inlet
 from prefork.net.service import Draining, Service
-from prefork.net.transport import Bytes
+from prefork.net.outlet import Bytes
 
 FILE_BYTES = 262_144  # of a file per read and send
 
@@ -155,11 +155,7 @@ class Connection(Inlet):
 
     def eof_received(self) -> bool:
         """The peer has said its last byte; the handler may still answer."""
-        self._end = EOFError("the peer ended its input")
-        wakeup = self._wakeup
-        if wakeup is not None:
-            self._wakeup = None
-            self._context.run(wakeup, self)  # type: ignore[union-attr]  # set together with the wake-up
+        self.end_input(EOFError("the peer ended its input"))
         return self._task is not None and not self._task.done()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -179,9 +175,8 @@ class Connection(Inlet):
         self._task = None
         transport = self._transport
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, RemoteProtocolError) or (error is not None and error is self._end):
-            self._service.report_peer(error, transport.serial, transport.peer)
-        elif isinstance(error, ConnectionError) and self._end is not None:
+        is_lost = self._end is not None and isinstance(error, ConnectionError | type(self._end))
+        if isinstance(error, RemoteProtocolError) or (error is not None and is_lost):
             self._service.report_peer(error, transport.serial, transport.peer)
         elif error is not None:
             self._service.report_error(error, transport.serial, transport.peer)
@@ -225,7 +220,7 @@ class FramedConnection(Connection):
     @types.coroutine
     def read(self, max_bytes: int = -1) -> Generator[Any, None, bytes]:  # noqa: ARG002  # frames are whole
         try:
-            return (yield from self.__anext__())  # type: ignore[misc]  # a generator that can be awaited
+            return (yield from self.__anext__())
         except StopAsyncIteration:
             return b""
 

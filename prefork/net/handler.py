@@ -11,7 +11,7 @@ from typing import Any
 
 from prefork.app import AppKind, recognise
 from prefork.net.connection import Connection, FramedConnection
-from prefork.net.service import ProtocolFactory, Service
+from prefork.net.service import USER_ERRORS, ProtocolFactory, Service
 
 
 def build_protocol_factory(app: Any, service: Service) -> ProtocolFactory:
@@ -58,7 +58,7 @@ class _Streams:
             await self._handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             self._service.report_peer(error, 0, writer.get_extra_info("peername"))
-        except (Exception, SystemExit) as error:
+        except USER_ERRORS as error:
             self._service.report_error(error, 0, writer.get_extra_info("peername"))
         finally:
             writer.close()

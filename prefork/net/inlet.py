@@ -135,11 +135,11 @@ class Inlet:
     def _check_next(self) -> None:
         """Raise what ends the iteration now, if anything does.
 
-        A drain ends it after an answer: an exchange is over, and the next has not begun.
+        A drain ends it between two exchanges: one was answered, the next has not begun.
         """
         if self._end is not None:
             self._stop()
-        if self._service.site.draining.begun and self._transport.owes is False:
+        if self._service.site.draining.begun and self._service.is_leave_due(self._transport):
             raise StopAsyncIteration
         self._check_reader()
 
@@ -200,7 +200,14 @@ class Inlet:
         """
         if self._end is None or isinstance(self._end, EOFError):
             self._end = reason or EOFError("the server is draining")
-        self._wake_soon()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Resume the task that waits, at once: only the loop calls this, so no other task is running."""
+        wakeup = self._wakeup
+        if wakeup is not None:
+            self._wakeup = None
+            self._context.run(wakeup, self)  # type: ignore[union-attr]  # set together with the wake-up
 
     # --- called by the task that waits ---
 

@@ -97,9 +97,7 @@ class Selector(selectors.BaseSelector):
                 ready.append((key, events & key.events))
         return ready
 
-    def register(
-        self, fileobj: FileDescriptorLike, events: int, data: Any = None
-    ) -> selectors.SelectorKey:
+    def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
         if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
         fd = _number(fileobj)
@@ -184,9 +182,7 @@ def _number(fileobj: FileDescriptorLike) -> int:
 
 
 def _mask(events: int) -> int:
-    return (READABLE if events & selectors.EVENT_READ else 0) | (
-        WRITABLE if events & selectors.EVENT_WRITE else 0
-    )
+    return (READABLE if events & selectors.EVENT_READ else 0) | (WRITABLE if events & selectors.EVENT_WRITE else 0)
 
 
 def new_loop() -> tuple[asyncio.SelectorEventLoop, Selector]:

@@ -75,30 +75,32 @@ class Server:
                 if name == service.name:
                     acceptor.resume()
 
-    def drain(self, seconds: float, spread: float, is_last: bool, on_done: Callable[[], None]) -> None:
+    def drain(
+        self, seconds: float, leave: tuple[float, float], is_last: bool, on_done: Callable[[], None]
+    ) -> None:
         """Accept nothing more, let what is open finish; call `on_done` when nothing is open any more.
 
         Args:
             seconds: after these what is still open is cut.
-            spread: idle connections end at random times within these.
+            leave: each connection may end from a random time between these on, in seconds from now.
             is_last: nobody comes after this worker: accept for a moment more what is on its way.
         """
         site = self.site
         site.draining.begin()
         site.loop.call_later(seconds, self._cut, on_done)
         if is_last:
-            site.loop.call_later(min(seconds, LAST_ACCEPTS_SECONDS), self._let_leave, spread, on_done)
+            site.loop.call_later(min(seconds, LAST_ACCEPTS_SECONDS), self._let_leave, leave, on_done)
         else:
-            self._let_leave(spread, on_done)
+            self._let_leave(leave, on_done)
 
-    def _let_leave(self, spread: float, on_done: Callable[[], None]) -> None:
+    def _let_leave(self, leave: tuple[float, float], on_done: Callable[[], None]) -> None:
         for acceptor in self._acceptors.values():
             acceptor.close()
         self._acceptors.clear()
         site = self.site
         now = site.loop.time()
         for transport in transports(site):
-            transport.drain(now + random.random() * spread)
+            transport.drain(now + random.uniform(*leave))
         site.on_empty = on_done
         site.check_empty()
 

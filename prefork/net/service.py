@@ -24,6 +24,7 @@ from prefork.scoreboard import Cell
 BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds one connection's handler
 EPISODE_SECONDS = 5.0  # of one want of descriptors, from its last sign
 QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
+USER_ERRORS = (Exception, SystemExit)  # what user code may raise at the price of one connection
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
@@ -124,6 +125,10 @@ class Service:
     def let_leave(self, transport: object, at: float) -> None:
         """Let a draining connection end between two exchanges from a time on, CLOCK_MONOTONIC."""
         self._leave_times[transport] = at
+
+    def forget_leave(self, transport: object) -> None:
+        """Take note that a connection was told to end."""
+        self._leave_times.pop(transport, None)
 
     def is_leave_due(self, transport: Any) -> bool:
         """Tell whether a connection that has just answered may say that this was its last answer."""

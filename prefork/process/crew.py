@@ -124,14 +124,14 @@ class Crew:
     def resume(self, record: WorkerRecord) -> None:
         self.roster.apply(record, Event.RESUME)
 
-    def retire(self, record: WorkerRecord, seconds: float, spread: float, is_last: bool) -> None:
+    def retire(self, record: WorkerRecord, order: Drain) -> None:
         """Ask a worker to finish what is open; one that has not begun to serve is killed."""
         if self.roster.apply(record, Event.RETIRE) is State.DYING:
             self.kill(record)
             return
-        record.deadline = self._clock() + seconds + DRAIN_GRACE_SECONDS
+        record.deadline = self._clock() + order.seconds + DRAIN_GRACE_SECONDS
         record.link.watched.clear()
-        record.link.send(Drain(seconds, spread, is_last))
+        record.link.send(order)
 
     def kill(self, record: WorkerRecord) -> None:
         record.state = State.DYING
@@ -228,7 +228,8 @@ class Crew:
 
     def is_lagging(self, record: WorkerRecord) -> bool:
         """Whether a worker has not been round its loop for a while."""
-        return self._clock() - record.link.page[Cell.BEAT] / 1e9 > LAG_SECONDS
+        link: Link = record.link
+        return self._clock() - link.page[Cell.BEAT] / 1e9 > LAG_SECONDS
 
     def end_overdue(self) -> None:
         """Give up those whose deadline has passed: first their stack, then SIGKILL."""

@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from typing import Any
 
 from prefork.address import Address
@@ -23,6 +24,7 @@ from prefork.process import steering
 
 KEEPALIVE_INTERVAL_SECONDS = 15
 KEEPALIVE_PROBES = 4
+TCP_INFO_UNACKED = 24  # offset of tcpi_unacked in struct tcp_info, linux/tcp.h
 
 
 class Listener:
@@ -37,6 +39,7 @@ class Listener:
         self.name = config.name
         self.address = address
         self._steered: tuple[int, ...] | None = None
+        self._is_steered = False
         self.sockets: list[socket.socket] = []
         if address.is_unix:
             self._family, self._where = socket.AF_UNIX, address.path
@@ -44,12 +47,29 @@ class Listener:
             self._inode = os.lstat(address.path).st_ino
         else:
             self._family, self._where = _resolve(address)
-            _probe(self._family, self._where, address)
+            try:
+                _probe(self._family, self._where)
+            except OSError as error:
+                raise ListenError(f"cannot listen on {address} ({self.name}): {describe(error)}") from error
             try:
                 self.grow(slots, config.socket)
             except ListenError:
                 self.close()
                 raise
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the last socket is steered around, so that nobody new comes to it."""
+        return self._is_steered and bool(self._steered) and len(self.sockets) - 1 > max(self._steered or ())
+
+    def is_queue_empty(self) -> bool:
+        """Whether nobody waits at the last socket: for a listening one, tcpi_unacked is its accept queue."""
+        state = self.sockets[-1].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_UNACKED + 4)
+        return int.from_bytes(state[TCP_INFO_UNACKED:], sys.byteorder) == 0
+
+    def shrink(self) -> None:
+        """Close the last socket. Only the last: any other's place in the group would go to the last."""
+        self.sockets.pop().close()
 
     @property
     def is_shared(self) -> bool:
@@ -75,7 +95,7 @@ class Listener:
             try:
                 self.sockets.append(_open_inet(self._family, where, options))
             except OSError as error:
-                raise ListenError(f"cannot listen on {self.address}: {describe(error)}") from error
+                raise ListenError(f"cannot listen on {self.address} ({self.name}): {describe(error)}") from error
 
     def configure(self, options: SocketOptions) -> None:
         """Set the options on sockets that listen already; their connections inherit them, tcp(7)."""
@@ -93,7 +113,8 @@ class Listener:
         if self.is_shared or not slots or slots == self._steered:
             return True
         self._steered = slots
-        return steering.attach(self.sockets[0], slots)
+        self._is_steered = steering.attach(self.sockets[0], slots)
+        return self._is_steered
 
     def refuse_new(self) -> None:
         """Let nobody new in; who is on the way still ends up in the queue."""
@@ -132,24 +153,19 @@ def describe(error: OSError) -> str:
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
     try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ListenError(f"cannot listen on {address}: the host has no address: {error}") from error
     return socket.AddressFamily(found[0][0]), found[0][4]
 
 
-def _probe(family: int, where: Any, address: Address) -> None:
+def _probe(family: int, where: Any) -> None:
     """Bind once without SO_REUSEPORT: with it, a second server of the same user would join the group."""
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            sock.bind(where)
-        except OSError as error:
-            raise ListenError(f"cannot listen on {address}: {describe(error)}") from error
+        sock.bind(where)
 
 
 def _open_inet(family: int, where: Any, options: SocketOptions) -> socket.socket:

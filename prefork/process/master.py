@@ -8,8 +8,6 @@ Knows: the target, the books and those who keep them. Does not know: what is ser
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import logging
 import os
 import selectors
@@ -22,21 +20,22 @@ from setproctitle import setproctitle
 
 from prefork.config import Loaded
 from prefork.config.model import MAX_WORKERS
-from prefork.errors import BootError, ChannelError, LocalProtocolError, PreforkError
+from prefork.errors import BootError, PreforkError
 from prefork.log import build_handler, install, open_log
 from prefork.process.balance import weigh
-from prefork.process.control import ControlServer, Reply
+from prefork.process.commands import Commands
+from prefork.process.control import ControlServer
+from prefork.process.course import Course, Ending
 from prefork.process.crew import Crew, Death
 from prefork.process.foundry import Foundry
 from prefork.process.kernel import Kernel
-from prefork.process.messages import ReopenLogs
+from prefork.process.messages import Drain, ReopenLogs
 from prefork.process.pidfile import PidFile
 from prefork.process.plan import Plan, app_directories
 from prefork.process.ports import Ports
 from prefork.process.reload import Generation, Source, Staff, build_generation
 from prefork.process.reloads import Reloads
-from prefork.process.report import describe_workers, explain_unready, sum_counters
-from prefork.process.roster import Action, State, Step, Target, WorkerRecord, reconcile
+from prefork.process.roster import Action, State, Step, WorkerRecord, reconcile
 from prefork.process.signals import SignalInbox
 from prefork.scoreboard import Cell, Scoreboard
 from prefork.wire import default_control
@@ -44,20 +43,14 @@ from prefork.wire import default_control
 SEATS = 4 * MAX_WORKERS  # generations overlap: old ones drain while new ones serve
 TICK_SECONDS = 0.5  # between two looks at the beats
 BUSY_TICK_SECONDS = 0.1  # while connections come: their balance is looked at
-SPREAD = 0.5  # of the drain time: idle connections end within it when others take them over
-LAST_SPREAD_SECONDS = 2.0  # the same when the server stops, and nobody comes after
+LEAVE_SHARES = (
+    0.5,
+    0.95,
+)  # of the drain time: when connections end that others take over, the later the better
+LAST_LEAVE_SECONDS = 2.0  # the same when the server stops, and a longer stay would delay that
 EXIT_BOOT = 3
 
 log = logging.getLogger("prefork")
-
-
-class Ending(enum.IntEnum):
-    """How far a stop has come; it never goes back."""
-
-    NONE = 0
-    DELAYED = 1  # still accepts, but says that it is not ready
-    DRAINING = 2
-    IMMEDIATE = 3
 
 
 class Master:
@@ -78,14 +71,13 @@ class Master:
             Foundry(kernel, clock, self._selector),
             Ports(),
             clock,
+            lambda: self._current.config.timeouts.delay,
         )
         self._kernel = kernel
         plan = Plan(1, config, app_directories(loaded.path), scoreboard, handler, kernel, os.getpid())
         self._current = build_generation(1, loaded, plan, handler)
-        self._target = Target(self._current.count, 1)
+        self._course = Course(self._current.count, clock)
         self._reloads = Reloads()
-        self._ending = Ending.NONE
-        self._drain_at = 0.0
         self._held: list[Any] = []  # what is closed at the end, the last first
         self._accepted = -1  # connections at the last tick
         self.exit_code = 0
@@ -121,10 +113,10 @@ class Master:
         for death in crew.take_deaths():
             self._on_death(death)
         self._step_reload()
-        foundry.tend(self._target.generation)
+        foundry.tend(self._course.target.generation)
         self._step_ending()
         self._recycle()
-        while actions := [a for a in reconcile(crew.roster, self._target, self._clock()) if self._can(a)]:
+        while actions := [a for a in reconcile(crew.roster, self._course.target, self._clock()) if self._can(a)]:
             for action in actions:
                 self._do(action)
         self._cover()
@@ -138,21 +130,21 @@ class Master:
         yield now + (TICK_SECONDS if self._is_quiet() else BUSY_TICK_SECONDS)
         yield from self._staff.crew.roster.deadlines(now)
         yield from self._staff.foundry.deadlines()
-        if self._ending is Ending.DELAYED:
-            yield self._drain_at
+        if self._course.ending is Ending.DELAYED:
+            yield self._course.drain_at
         if self._reloads.running is not None and self._reloads.running.deadline is not None:
             yield self._reloads.running.deadline
 
     def _is_quiet(self) -> bool:
         """Whether no connection has come since the last call."""
         records = self._staff.crew.roster.records
-        accepted = sum(record.link.page[Cell.ACCEPTED] for record in records)
+        accepted: int = sum(record.link.page[Cell.ACCEPTED] for record in records)
         before, self._accepted = self._accepted, accepted
         return accepted == before
 
     def _is_over(self) -> bool:
         return (
-            self._ending >= Ending.DRAINING
+            self._course.ending >= Ending.DRAINING
             and not self._staff.crew.roster.records
             and self._staff.foundry.is_empty
         )
@@ -170,7 +162,9 @@ class Master:
         path = config.control or default_control(self._staff.source.path, self._staff.source.environ, True)
         if path is None:
             raise BootError("cannot open a control socket: no run directory can be used; set `control:`")
-        self._held.append(ControlServer(path, self._selector, self._answer))
+        self._held.append(
+            ControlServer(path, self._selector, Commands(self._course, self._reloads, self._staff).answer)
+        )
         self._held.append(self._staff.ports)
         self._staff.ports.prepare(1, config, self._current.count)
         if os.getpid() != 1 and not self._kernel.adopt_orphans():
@@ -187,16 +181,18 @@ class Master:
     # --- signals and commands: they change the target ---
 
     def _on_signal(self, number: int) -> None:
+        course = self._course
         if number in (signal.SIGTERM, signal.SIGQUIT):
-            self._end(Ending.IMMEDIATE if self._ending else Ending.DELAYED)
+            ending = Ending.IMMEDIATE if course.ending else Ending.DELAYED
+            course.end(ending, self._current.config.timeouts.delay)
         elif number == signal.SIGINT:
-            self._end(Ending.IMMEDIATE)
+            course.end(Ending.IMMEDIATE)
         elif number == signal.SIGHUP:
             self._reloads.wish()
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             change = 1 if number == signal.SIGTTIN else -1
             try:
-                self._scale(self._target.count + change)
+                course.scale(course.target.count + change)
             except PreforkError as error:
                 log.error("%s", error)
         elif number == signal.SIGUSR1:
@@ -204,38 +200,13 @@ class Master:
         elif number == signal.SIGUSR2:
             log.warning("USR2 (upgrade in place) is not served by this version; HUP loads new code")
 
-    def _end(self, ending: Ending) -> None:
-        if ending <= self._ending:
-            return
-        log.info("stopping%s", " now" if ending is Ending.IMMEDIATE else "")
-        self._ending = ending
-        self._drain_at = self._clock() + self._current.config.timeouts.delay
-
     def _step_ending(self) -> None:
-        if self._ending is Ending.DELAYED and self._clock() >= self._drain_at:
-            self._ending = Ending.DRAINING
-        if self._ending < Ending.DRAINING:
-            return
-        is_immediate = self._ending is Ending.IMMEDIATE
-        if self._target.count or is_immediate > self._target.is_immediate:
+        if self._course.step():
             self._reloads.give_up("the server stops")
             self._staff.ports.refuse_new()
             self._staff.foundry.dismiss_all()
-            if is_immediate:
+            if self._course.ending is Ending.IMMEDIATE:
                 self._staff.foundry.kill_leaving()
-            self._target = Target(0, self._target.generation, None, is_immediate)
-
-    def _scale(self, count: int) -> str:
-        """Want so many workers; return what changes."""
-        if not 1 <= count <= MAX_WORKERS:
-            raise LocalProtocolError(f"cannot scale to {count} workers: the least is 1, the most {MAX_WORKERS}")
-        if self._ending:
-            raise LocalProtocolError("cannot scale: the server stops")
-        self._staff.ports.grow(self._target.generation, self._current.config, count)
-        change = f"workers {self._target.count}→{count}"
-        self._target = dataclasses.replace(self._target, count=count)
-        log.info("scale: %s", change)
-        return change
 
     def _reopen_logs(self) -> None:
         chosen = self._current.config.log
@@ -250,59 +221,6 @@ class Master:
         self._staff.foundry.broadcast(ReopenLogs(), [fd])
         self._current.plan.log.redirect(fd)
 
-    def _answer(self, command: str, arguments: dict[str, Any], reply: Reply) -> None:
-        commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
-            "status": lambda _, reply: reply(self._status()),
-            "health": lambda _, reply: reply(self._health()),
-            "reload": self._answer_reload,
-            "scale": self._answer_scale,
-            "stop": self._answer_stop,
-        }
-        if command not in commands:
-            raise LocalProtocolError(f"there is no command {command!r}; there are {', '.join(commands)}")
-        commands[command](arguments, reply)
-
-    def _answer_reload(self, _: dict[str, Any], reply: Reply) -> None:
-        if self._ending:
-            raise LocalProtocolError("cannot reload: the server stops")
-        self._reloads.wish(lambda verdict: reply(dataclasses.asdict(verdict)))
-
-    def _answer_scale(self, arguments: dict[str, Any], reply: Reply) -> None:
-        text = str(arguments.get("count", "")).strip()
-        try:
-            number = int(text)
-        except ValueError as error:
-            raise LocalProtocolError(f"cannot scale to {text!r}; write N, +N or -N") from error
-        is_relative = text.startswith(("+", "-"))
-        reply({"change": self._scale(self._target.count + number if is_relative else number)})
-
-    def _answer_stop(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self._end(Ending.IMMEDIATE if arguments.get("now") else Ending.DELAYED)
-        reply({"stopping": True})
-
-    def _status(self) -> dict[str, Any]:
-        last = self._reloads.last
-        return {
-            "pid": os.getpid(),
-            "generation": self._target.generation,
-            "target": self._target.count,
-            "state": "running" if not self._ending else "stopping",
-            "workers": describe_workers(self._staff.crew, self._clock()),
-            "listeners": self._staff.ports.bound(),
-            "counters": sum_counters(self._staff.crew),
-            "last_reload": {
-                "verdict": last.verdict if last else None,
-                "reason": last.reason if last else None,
-                "changes": list(last.changes) if last else [],
-            },
-        }
-
-    def _health(self) -> dict[str, Any]:
-        why = ["the server stops"] if self._ending else []
-        crew = self._staff.crew
-        why += explain_unready(crew.roster, self._target, crew.is_lagging, self._clock())
-        return {"ready": not why, "why": why}
-
     # --- what has happened ---
 
     def _on_death(self, death: Death) -> None:
@@ -314,10 +232,10 @@ class Master:
             self._give_up(death.reason)
 
     def _give_up(self, reason: str) -> None:
-        if not self._ending:
+        if not self._course.ending:
             log.error("cannot boot: no worker was ever ready: %s", reason)
             self.exit_code = EXIT_BOOT
-            self._end(Ending.IMMEDIATE)
+            self._course.end(Ending.IMMEDIATE)
 
     def _step_reload(self) -> None:
         staff, reloads = self._staff, self._reloads
@@ -327,21 +245,19 @@ class Master:
                 if failure.detail:
                     log.error("the app cannot be imported", extra={"detail": failure.detail})
                 self._give_up(failure.reason)
-        if self._ending >= Ending.DRAINING:
+        if self._course.ending >= Ending.DRAINING:
             return
-        reloads.begin(self._current, self._target.count, staff)
+        reloads.begin(self._current, self._course.target.count, staff)
         if reloads.running is not None:
             reloads.running.step()
-            self._target = dataclasses.replace(self._target, candidate=reloads.running.candidate)
         generation = reloads.conclude()
-        if reloads.running is None:
-            self._target = dataclasses.replace(self._target, candidate=None)
+        self._course.consider(reloads.running.candidate if reloads.running is not None else None)
         if generation is not None:
             self._commit(generation)
 
     def _commit(self, generation: Generation) -> None:
         before, self._current = self._current, generation
-        self._target = Target(generation.count, generation.number)
+        self._course.commit(generation.count, generation.number)
         self._staff.ports.commit(generation.number, generation.config, self._clock())
         self._staff.foundry.dismiss(before.number)
         if generation.plan.log is not before.plan.log:
@@ -379,21 +295,25 @@ class Master:
         if mold is None or chosen is None:
             return
         try:
+            self._staff.ports.grow(generation, chosen.config, slot + 1)
             self._staff.crew.spawn(slot, generation, chosen.config, mold)
-        except (ChannelError, OSError, IndexError) as error:
+        except (PreforkError, OSError, IndexError) as error:
             self._staff.crew.postpone(slot, f"cannot start a worker: {error}")
 
     def _retire(self, record: WorkerRecord) -> None:
-        timeouts = record.link.config.timeouts
-        is_last = self._ending >= Ending.DRAINING
-        spread = min(LAST_SPREAD_SECONDS, timeouts.drain * SPREAD) if is_last else timeouts.drain * SPREAD
-        self._staff.crew.retire(record, timeouts.drain, spread, is_last or self._staff.ports.has_dropped)
+        drain = record.link.config.timeouts.drain
+        if self._course.ending >= Ending.DRAINING:
+            order = Drain(drain, 0.0, min(LAST_LEAVE_SECONDS, drain / 4), is_last=True)
+        else:
+            leave_from, leave_until = (share * drain for share in LEAVE_SHARES)
+            order = Drain(drain, leave_from, leave_until, self._staff.ports.has_dropped)
+        self._staff.crew.retire(record, order)
 
     def _cover(self) -> None:
-        if self._ending >= Ending.DRAINING:
+        if self._course.ending >= Ending.DRAINING:
             return
         crew, ports = self._staff.crew, self._staff.ports
-        ports.close_dropped(self._clock())
+        ports.close_unused(max(self._course.target.count, self._reloads.coming_count), self._clock())
         ready = [r for r in crew.roster.in_state(State.READY) if not crew.is_lagging(r)]
         ready = ready or crew.roster.in_state(State.READY)
         ready.sort(key=lambda r: r.generation)

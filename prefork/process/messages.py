@@ -86,12 +86,14 @@ class Drain(Order):
 
     Args:
         seconds: after these what is still open is cut.
-        spread: idle connections are closed at random times within these.
-        is_last: nobody comes after it: accept once more what waits in the queues.
+        leave_from: each connection gets a random time between this one and `leave_until`, in seconds; from then
+            on it may end between two exchanges.
+        is_last: nobody comes after it: accept for a moment more what is on its way.
     """
 
     seconds: float
-    spread: float
+    leave_from: float
+    leave_until: float
     is_last: bool
 
 

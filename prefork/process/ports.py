@@ -19,6 +19,8 @@ from prefork.process.roster import WorkerRecord
 
 DROPPED_SECONDS = 1.0  # for the last handshakes to a listener that a reload has removed
 
+PARKED_SECONDS = 5.0  # two retransmissions of a SYN-ACK, tcp(7)
+
 log = logging.getLogger("prefork")
 
 
@@ -45,6 +47,7 @@ class Ports:
         self._harbours: dict[int, Harbour] = {}
         self._is_unsteerable = False
         self._dropped: list[tuple[float, Listener]] = []
+        self._parked_since: dict[str, float] = {}
 
     def prepare(self, generation: int, config: Config, slots: int) -> None:
         """Open what a generation needs and is not open yet; all or nothing.
@@ -88,7 +91,19 @@ class Ports:
         """Whether a listener was removed that may still have connections in its queue."""
         return bool(self._dropped)
 
-    def close_dropped(self, now: float) -> None:
+    def close_unused(self, slots: int, now: float) -> None:
+        """Close the sockets of removed listeners, and those of slots that have long been parked.
+
+        A handshake that was begun before the slot was steered around has ended by then, or has failed.
+
+        Args:
+            slots: how many are wanted.
+        """
+        for key, listener in self._listeners.items():
+            if listener.is_shared or len(listener.sockets) <= slots or not listener.is_parked:
+                self._parked_since.pop(key, None)
+            elif now - self._parked_since.setdefault(key, now) > PARKED_SECONDS and listener.is_queue_empty():
+                listener.shrink()  # who watches it is told by the next `assign`
         while self._dropped and self._dropped[0][0] <= now:
             self._dropped.pop(0)[1].close()
 

@@ -83,6 +83,7 @@ class Staff:
     foundry: Foundry
     ports: Ports
     clock: Callable[[], float]
+    delay: Callable[[], float]  # timeouts.delay of the current config
 
 
 class Phase(enum.Enum):

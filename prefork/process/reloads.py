@@ -22,6 +22,12 @@ class Reloads:
         self._is_wanted = False
         self._waiting: list[Waiter] = []
 
+    @property
+    def coming_count(self) -> int:
+        """How many workers the reload that is under way would bring."""
+        generation = self.running.generation if self.running is not None else None
+        return generation.count if generation is not None else 0
+
     def wish(self, waiter: Waiter | None = None) -> None:
         """Want a reload that begins after this call.
 

@@ -36,15 +36,21 @@ def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
 def sum_counters(crew: Crew) -> dict[str, int]:
     """Return the counters of all workers that are or were: they never go down."""
     sums: dict[str, int] = {}
-    for cell in (Cell.ACCEPTED, Cell.CLOSED, Cell.ERRORS, Cell.CUT, Cell.REFUSED, Cell.TIMED_OUT, Cell.BROKEN):
+    for cell in (
+        Cell.ACCEPTED,
+        Cell.CLOSED,
+        Cell.ERRORS,
+        Cell.CUT,
+        Cell.REFUSED,
+        Cell.TIMED_OUT,
+        Cell.BROKEN,
+    ):
         gone = sum(total[cell] for total in crew.totals.values())
         sums[cell.name.lower()] = gone + sum(record.link.page[cell] for record in crew.roster.records)
     return sums
 
 
-def explain_unready(
-    roster: Roster, target: Target, is_lagging: Callable[[Any], bool], now: float
-) -> list[str]:
+def explain_unready(roster: Roster, target: Target, is_lagging: Callable[[Any], bool], now: float) -> list[str]:
     """Return why the server is not ready, one reason per slot; an empty list: it is."""
     reasons = []
     for slot in range(target.count):

@@ -152,9 +152,7 @@ class Roster:
 
     def on_slot(self, slot: int, generation: int, *states: State) -> list[WorkerRecord]:
         """Return a slot's workers of a generation in any of some states."""
-        return [
-            r for r in self.records if r.slot == slot and r.generation == generation and r.state in states
-        ]
+        return [r for r in self.records if r.slot == slot and r.generation == generation and r.state in states]
 
     def of_generation(self, generation: int, *states: State) -> list[WorkerRecord]:
         return [r for r in self.records if r.generation == generation and r.state in states]

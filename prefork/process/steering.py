@@ -62,9 +62,7 @@ def _set(sock: socket.socket, option: int, program: Sequence[Instruction]) -> bo
         return False
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
     try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, option, struct.pack("@HP", len(program), ctypes.addressof(code))
-        )
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), ctypes.addressof(code)))
     except OSError:  # kernels before 4.5, gVisor
         return False
     return True

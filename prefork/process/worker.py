@@ -105,7 +105,7 @@ class Worker:
         if messages is None:
             self._server.site.selector.unwatch(self._channel_fd)
             log.error("the master is gone: finishing what is open, then leaving")
-            self._drain(Drain(ORPHAN_SECONDS, ORPHAN_SECONDS / 2, is_last=False))
+            self._drain(Drain(ORPHAN_SECONDS, 0.0, ORPHAN_SECONDS / 2, is_last=False))
             return
         for order, fds in messages:
             if isinstance(order, Cover):
@@ -119,7 +119,8 @@ class Worker:
 
     def _drain(self, order: Drain) -> None:
         if not self._server.site.draining.begun:
-            self._server.drain(order.seconds, order.spread, order.is_last, self._is_over.set)
+            leave = (order.leave_from, order.leave_until)
+            self._server.drain(order.seconds, leave, order.is_last, self._is_over.set)
 
     def _show_title(self) -> None:
         site = self._server.site

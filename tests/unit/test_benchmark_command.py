@@ -85,9 +85,7 @@ def test_only_ready_workers_serve_and_all_others_stand_beside() -> None:
 
 
 def test_the_configuration_names_what_is_measured() -> None:
-    lines = prefork_conf(
-        Prefork("x", "prefork.apps.echo:echo", "lines", 4), Path("/run/a b.sock")
-    ).splitlines()
+    lines = prefork_conf(Prefork("x", "prefork.apps.echo:echo", "lines", 4), Path("/run/a b.sock")).splitlines()
     assert lines[0] == "workers: 4"
     assert "    framing: lines" in lines
     assert 'control: "/run/a b.sock"' in lines

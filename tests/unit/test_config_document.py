@@ -72,9 +72,7 @@ def test_a_scalar_keeps_its_text_its_style_and_its_place() -> None:
         ('"22:22"', "str", "22:22"),
     ],
 )
-def test_the_tag_and_the_plain_value_are_what_yaml_makes_of_the_text(
-    text: str, tag: str, value: object
-) -> None:
+def test_the_tag_and_the_plain_value_are_what_yaml_makes_of_the_text(text: str, tag: str, value: object) -> None:
     scalar = value_of(f"key: {text}")
     assert scalar.tag == tag
     assert plain_value(scalar) == value

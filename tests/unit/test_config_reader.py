@@ -36,9 +36,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
 def refuse(read: Read) -> Refuse:
     """Read a text that is refused, and return the first line of each problem."""
 
-    def refuse_text(
-        text: str, environ: Mapping[str, str] | None = None, sets: Sequence[str] = ()
-    ) -> list[str]:
+    def refuse_text(text: str, environ: Mapping[str, str] | None = None, sets: Sequence[str] = ()) -> list[str]:
         with pytest.raises(ConfigError) as caught:
             read(text, environ, sets)
         return [problem.splitlines()[0] for problem in caught.value.problems]
@@ -230,15 +228,12 @@ def test_missing_keys_are_named_at_their_mapping(refuse: Refuse) -> None:
 
 def listeners(*pairs: tuple[str, str]) -> str:
     return "listeners:\n" + "".join(
-        f"  - {{app: 'a:b', bind: '{bind}'" + (f", name: {name}}}\n" if name else "}\n")
-        for name, bind in pairs
+        f"  - {{app: 'a:b', bind: '{bind}'" + (f", name: {name}}}\n" if name else "}\n") for name, bind in pairs
     )
 
 
 def test_two_listeners_cannot_share_a_name_or_a_bind(refuse: Refuse) -> None:
-    text = listeners(
-        ("x", "tcp://[::1]:1"), ("x", "tcp://[0:0::1]:1"), ("y", "unix:///a/b"), ("", "unix:///a//b")
-    )
+    text = listeners(("x", "tcp://[::1]:1"), ("x", "tcp://[0:0::1]:1"), ("y", "unix:///a/b"), ("", "unix:///a//b"))
     assert refuse(text) == [
         "f.yaml:3:24: listeners.1: tcp://[0:0::1]:1 is bound at f.yaml:2:24; change or remove one of them",
         "f.yaml:3:50: listeners.1: the name 'x' is taken at f.yaml:2:47; names are unique",
@@ -248,9 +243,7 @@ def test_two_listeners_cannot_share_a_name_or_a_bind(refuse: Refuse) -> None:
 
 def test_listeners_without_a_name_get_one_of_their_own(read: Read) -> None:
     free = "tcp://127.0.0.1:0"
-    text = listeners(
-        ("", free), ("", free), ("tcp-127.0.0.1-0-2", free), ("", "unix:///a/b"), ("", "unix:///a-b")
-    )
+    text = listeners(("", free), ("", free), ("tcp-127.0.0.1-0-2", free), ("", "unix:///a/b"), ("", "unix:///a-b"))
     assert [listener.name for listener in read(text).config.listeners] == [
         "tcp-127.0.0.1-0",
         "tcp-127.0.0.1-0-3",

@@ -58,9 +58,7 @@ def test_what_is_no_duration_is_refused_with_a_cure(text: str) -> None:
         (7200.0, "2h"),
     ],
 )
-def test_a_duration_is_written_with_the_largest_unit_of_which_it_is_a_plural(
-    seconds: float, text: str
-) -> None:
+def test_a_duration_is_written_with_the_largest_unit_of_which_it_is_a_plural(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
@@ -89,9 +87,7 @@ def test_what_is_no_size_is_refused_with_a_cure(text: str) -> None:
 @pytest.mark.parametrize(
     ("size_bytes", "text"), [(65536, "64KiB"), (1 << 20, "1MiB"), (10**7, "10MB"), (1001, "1001"), (0, "0")]
 )
-def test_a_size_is_written_with_the_largest_unit_of_which_it_is_a_whole_number(
-    size_bytes: int, text: str
-) -> None:
+def test_a_size_is_written_with_the_largest_unit_of_which_it_is_a_whole_number(size_bytes: int, text: str) -> None:
     assert format_size(size_bytes) == text
 
 

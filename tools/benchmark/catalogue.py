@@ -99,9 +99,7 @@ def lines(options: Options) -> Measurement:
     load = Throughput(work, options.seconds, "line", pipelined)
     servers = [FLOOR, UVLOOP_READLINE, ASYNCIO_READLINE, LINES]
     entries = against(servers, UVLOOP_READLINE, FLOOR)
-    title = (
-        f"Lines of {LINE_BYTES} bytes, {pipelined} pipelined, {CONNECTIONS} connections; C looks for no line"
-    )
+    title = f"Lines of {LINE_BYTES} bytes, {pipelined} pipelined, {CONNECTIONS} connections; C looks for no line"
     return throughput("lines", title, load, entries, options.rounds)
 
 
@@ -120,9 +118,7 @@ def workers(options: Options) -> Measurement:
     for count in options.workers:
         floor = Floor(f"{FLOOR.name}, {counted(count)}", count)
         entries.append(Entry(floor, {heading: f"{FLOOR.name}, {counted(fewest)}"}))
-    title = (
-        f"Workers on one CPU: echo of {REQUEST_BYTES:,} bytes over {WORKERS_CONNECTIONS} connections in all"
-    )
+    title = f"Workers on one CPU: echo of {REQUEST_BYTES:,} bytes over {WORKERS_CONNECTIONS} connections in all"
     return throughput("workers", title, load, entries, options.rounds)
 
 

@@ -37,9 +37,7 @@ class Overrun(Exception):
 def measurement_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in MEASUREMENTS]:
-        raise argparse.ArgumentTypeError(
-            f"no measurement {unknown[0]!r}; there are {', '.join(MEASUREMENTS)}"
-        )
+        raise argparse.ArgumentTypeError(f"no measurement {unknown[0]!r}; there are {', '.join(MEASUREMENTS)}")
     return list(dict.fromkeys(names))
 
 

@@ -42,9 +42,7 @@ def describe(shop: Workshop) -> dict[str, str]:
         **{package: version(package) for package in PACKAGES},
         "load": "load generator in C" if shop.compiler else "load generator in Python: no C compiler",
         "pinning": pinned if shop.has_own_cpu else "one CPU only: server and load share it",
-        "account": "CPU by schedstat"
-        if has_schedstat()
-        else "CPU by utime + stime: the kernel has no schedstat",
+        "account": "CPU by schedstat" if has_schedstat() else "CPU by utime + stime: the kernel has no schedstat",
     }
 
 

@@ -100,9 +100,7 @@ class Server(ABC):
         try:
             return self.wait_ready(booting)
         except Failure as failure:
-            raise Failure(
-                f"did not start, {failure}: {last_line(log.read_text(errors='replace'))}"
-            ) from failure
+            raise Failure(f"did not start, {failure}: {last_line(log.read_text(errors='replace'))}") from failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,9 +114,7 @@ class Workshop:
 def environment() -> dict[str, str]:
     """Return an environment that finds this checkout's prefork and overrides none of its settings."""
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PREFORK_", "PYTHONASYNCIO"))
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFORK_", "PYTHONASYNCIO"))
     }
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
     return kept

@@ -36,9 +36,7 @@ _ALL = (
     Scenario("reload", "100 SIGHUPs in 60 s, 800 new connections/s: 0 failed", reloads.reload),
     Scenario("reload-long", "the same with long connections: 0 unanswered", reloads.reload_long),
     Scenario("reload-time", "SIGHUP → all 4 workers new ≤ 1 s", reloads.reload_time),
-    Scenario(
-        "broken-reload", "refused with exit 3 and the reason; same pids, 0 failed", reloads.broken_reload
-    ),
+    Scenario("broken-reload", "refused with exit 3 and the reason; same pids, 0 failed", reloads.broken_reload),
     Scenario("scale", "workers 4→1→4→1 by SIGHUP and by `scale`: 0 failed", reloads.scale),
     Scenario("kill", "kill -9 every 200 ms: 0 refused, 0 timed out, lost ≤ in hand", deaths.kill),
     Scenario("stopped", "a worker stopped, later killed: 400 of 400 answered", deaths.stopped),

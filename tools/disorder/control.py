@@ -68,9 +68,7 @@ class Status:
             if not listener["bind"].startswith("unix")
         }
         last = result.get("last_reload") or {}
-        return cls(
-            result["pid"], result["generation"], result["target"], workers, ports, str(last.get("verdict"))
-        )
+        return cls(result["pid"], result["generation"], result["target"], workers, ports, str(last.get("verdict")))
 
 
 class Control:

@@ -31,21 +31,17 @@ def kill(scene: Scene) -> None:
     fds = server.fds()
     load = scene.load(Plan(server.port(), Kind.CYCLE, 200, think=0.05, spread=0.1))
     chance = random.Random(1)
-    in_hand = [
-        _kill_counting(server, chance, private) for _ in paced(0.2, round(scene.duration(4, 60) / 0.2))
-    ]
+    in_hand = [_kill_counting(server, chance, private) for _ in paced(0.2, round(scene.duration(4, 60) / 0.2))]
     tally = scene.record("new", load.finish())
     kills = sum(held is not None for held in in_hand)
     held = sum(filter(None, in_hand))
-    scene.note(
-        f"{kills} kills, {tally.lost} lost ({tally.lost / max(1, kills):.2f} per kill), {held} in hand"
-    )
+    scene.note(f"{kills} kills, {tally.lost} lost ({tally.lost / max(1, kills):.2f} per kill), {held} in hand")
     scene.outcome.expect_at_least("kills", kills, len(in_hand) * 0.8)
     scene.outcome.expect_at_most("refused", tally.count(Ending.REFUSED, Ending.LOCAL), 0)
     scene.outcome.expect_at_most("timed out", tally.count(Ending.TIMEOUT), 0)
     scene.outcome.expect_at_most("lost", tally.lost, held)
     scene.settle(server, within=40)
-    scene.expect_same_fds(server, fds)
+    scene.expect_no_more_fds(server, fds)
     scene.leave(server)
 
 
@@ -128,7 +124,7 @@ def stampede(scene: Scene) -> None:
     scene.outcome.expect_at_most("refused", tally.count(Ending.REFUSED), 0)
     after = scene.record("after", scene.load(Plan(server.port(), Kind.BURST, 100)).wait())
     scene.outcome.expect_equal("answered afterwards", after.ok, 100)
-    scene.expect_same_fds(server, fds)
+    scene.expect_no_more_fds(server, fds)
     scene.leave(server)
 
 

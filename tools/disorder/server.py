@@ -22,9 +22,7 @@ from tools.disorder import apps, tree
 from tools.disorder.control import Control, ControlError, Status
 from tools.disorder.load import ROOT
 
-_OURS = frozenset(
-    {"chaos.yaml", f"{apps.MODULE}.py", "__pycache__", "server.log", "output.txt", "run", "tmp"}
-)
+_OURS = frozenset({"chaos.yaml", f"{apps.MODULE}.py", "__pycache__", "server.log", "output.txt", "run", "tmp"})
 
 
 class ServerError(Exception):
@@ -58,7 +56,7 @@ class Settings:
             "pidfile": str(directory / "chaos.pid"),
             "listeners": listeners,
             "timeouts": {"boot": "20s", "beat": self.beat, "drain": self.drain},
-            "log": {"level": "info", "format": "text", "file": str(directory / "server.log")},
+            "log": {"level": "debug", "format": "text", "file": str(directory / "server.log")},
             **self.extra,
         }
 
@@ -217,6 +215,9 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
+        # An installed package has its byte code beside it; without any, each command would compile for 20 ms.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        kept["PYTHONPYCACHEPREFIX"] = str(self.directory / "__pycache__")
         kept["PYTHONPATH"] = str(ROOT)
         kept["XDG_RUNTIME_DIR"] = str(self.directory / "run")
         kept["TMPDIR"] = str(self.directory / "tmp")
