@@ -60,6 +60,21 @@ class Reserve:
             self._fd = -1
 
 
+class ListeningSocket(socket.socket):
+    """A listening socket that knows its family and type.
+
+    `socket.accept` asks for both at each call, and `socket.socket` makes an enum of each every time: that is
+    more than the rest of accept() costs.
+    """
+
+    __slots__ = ("family", "type")
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fileno=fd)
+        family, kind = int(socket.socket.family.fget(self)), int(socket.socket.type.fget(self))  # type: ignore[attr-defined]
+        self.family, self.type = family, kind  # type: ignore[misc, assignment]
+
+
 class Acceptor:
     """Watches one listening socket for one service."""
 

@@ -104,7 +104,7 @@ class Connection(Inlet):
         """
         self._transport.write(data)
         if self._blocked is None and self._end is None:
-            return self._service.site.nothing
+            return self._service.nothing
         return self._wait_writable()
 
     async def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
@@ -195,19 +195,21 @@ class Connection(Inlet):
 class FramedConnection(Connection):
     """A connection whose input is cut into frames; `send` makes a frame of what it is given."""
 
-    __slots__ = ("_decoder", "_encode")
+    __slots__ = ("_decoder", "_encode", "frame_begun")
 
     def __init__(self, service: Service, handler: Handler) -> None:
         super().__init__(service, handler)
         framing: Any = service.framing
         self._decoder = framing.decoder()
         self._encode = framing.encode
+        self.frame_begun: float | None = None  # when the frame that is not whole yet began to arrive
         self._input = []  # the frames that were not read yet, the next one last
 
     @types.coroutine
     def __anext__(self) -> Generator[Any, None, bytes]:
         if not self._input:
-            self._check_next()
+            if self._wakeup is not None or self._end is not None or self._service.is_draining:
+                self._check_next()
             self._asyncio_future_blocking = True
             yield self
             if not self._input:
@@ -235,7 +237,7 @@ class FramedConnection(Connection):
     def send(self, data: Bytes) -> Awaitable[None]:
         self._transport.write(self._encode(data))
         if self._blocked is None and self._end is None:
-            return self._service.site.nothing
+            return self._service.nothing
         return self._wait_writable()
 
     def data_received(self, data: bytes) -> None:
@@ -245,6 +247,10 @@ class FramedConnection(Connection):
             self._hold()
             self.end_input(error)
             return
+        if not self._decoder.pending:
+            self.frame_begun = None
+        elif frames or self.frame_begun is None:
+            self.frame_begun = self._service.now
         if not frames:
             return
         frames.reverse()

@@ -24,12 +24,13 @@ class Inlet:
     """Bytes as they arrive, for one reader."""
 
     __slots__ = (
-        "_asyncio_future_blocking", "_context", "_end", "_input", "_is_cancelled", "_is_held", "_mark", "_service",
+        "_asyncio_future_blocking", "_context", "_end", "_input", "_is_held", "_loop", "_mark", "_service",
         "_transport", "_wakeup",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._loop = service.site.loop  # where asyncio looks for a future's loop
         self._transport: Any = None
         self._input: Any = None  # what has arrived and was not read yet; never empty, but None
         self._mark = INPUT_BYTES
@@ -37,7 +38,6 @@ class Inlet:
         self._end: BaseException | None = None  # why nothing more will arrive
         self._wakeup: Callable[[object], object] | None = None
         self._context: contextvars.Context | None = None
-        self._is_cancelled = False
         self._asyncio_future_blocking = False
 
     @property
@@ -52,7 +52,8 @@ class Inlet:
     def __anext__(self) -> Generator[Any, None, bytes]:
         data = self._input
         if data is None:
-            self._check_next()
+            if self._wakeup is not None or self._end is not None or self._service.is_draining:
+                self._check_next()
             self._asyncio_future_blocking = True
             yield self
             data = self._input
@@ -139,7 +140,7 @@ class Inlet:
         """
         if self._end is not None:
             self._stop()
-        if self._service.site.draining.begun and self._service.is_leave_due(self._transport):
+        if self._service.is_leave_due(self._transport):
             raise StopAsyncIteration
         self._check_reader()
 
@@ -217,23 +218,20 @@ class Inlet:
         self._wakeup = callback
         self._context = context
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._service.site.loop
-
     def result(self) -> None:
-        if self._is_cancelled:
-            self._is_cancelled = False
-            raise asyncio.CancelledError
+        """Give the one who waited nothing: it looks for itself what has come."""
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  # asyncio.Future.cancel's own name
-        if self._wakeup is None:
-            return False
-        self._is_cancelled = True
+        """Let the task that waits take its next step, in which it finds that it was cancelled.
+
+        Returns:
+            False: it is for the task to raise CancelledError, see asyncio.Task.cancel.
+        """
         self._wake_soon()
-        return True
+        return False
 
     def _wake_soon(self) -> None:
         wakeup = self._wakeup
         if wakeup is not None:
             self._wakeup = None
-            self._service.site.loop.call_soon(wakeup, self, context=self._context)
+            self._loop.call_soon(wakeup, self, context=self._context)

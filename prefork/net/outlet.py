@@ -88,15 +88,14 @@ class Outlet(asyncio.Transport):
     def write(self, data: Bytes) -> None:
         batch = self._batch
         if (
-            batch is not None
-            and type(data) is bytes
-            and len(data) <= GATHERED_BYTES
-            and len(batch) < GATHERED_WRITES
+            batch is None
+            or data.__class__ is not bytes
+            or len(data) > GATHERED_BYTES
+            or len(batch) == GATHERED_WRITES
         ):
-            self.owes = False
-            batch.append(data)
-        else:
             self._write(data)
+        else:
+            batch.append(data)
 
     def _write(self, data: Bytes) -> None:
         if not isinstance(data, bytes | bytearray | memoryview):
@@ -108,10 +107,11 @@ class Outlet(asyncio.Transport):
         if not len(data):
             return
         self.owes = False
-        self.touched = self._service.site.now
-        if self._batch:
-            data = b"".join((*self._batch, data))
-            self._batch.clear()
+        self.touched = self._service.now
+        batch, self._batch = self._batch, None
+        if batch:
+            data = b"".join((*batch, data))
+            batch.clear()
         self._send(data)
 
     def writelines(self, list_of_data: Iterable[Bytes]) -> None:
@@ -123,14 +123,17 @@ class Outlet(asyncio.Transport):
         if not self._phase and (self._buffer is None or not self._buffer.size):
             try:
                 sent = self._socket.send(data)
-            except (BlockingIOError, InterruptedError):
-                pass
             except OSError as error:
-                self._lose_soon(error)
-                return
+                sent = self._on_send_error(error)
             if sent == len(data):
                 return
         self._keep(memoryview(data)[sent:] if sent else data)
+
+    def _on_send_error(self, error: OSError) -> int:
+        """Return how much was sent: nothing. The connection may be gone; what is kept then goes with it."""
+        if not isinstance(error, BlockingIOError | InterruptedError):
+            self._lose_soon(error)
+        return 0
 
     def _keep(self, data: Bytes) -> None:
         """Append to the buffer and see to it that it is flushed."""
@@ -189,7 +192,7 @@ class Outlet(asyncio.Transport):
     def _empty(self, buffer: SendBuffer) -> bool:
         """Send the whole buffer and return True, or arm the loop for the rest."""
         more = socket.MSG_MORE if self._phase >= Phase.HALF_CLOSED else 0
-        self.touched = self._service.site.now
+        self.touched = self._service.now
         try:
             while buffer.size:
                 buffer.drop(self._socket.sendmsg(buffer.vectors(), (), more))

@@ -29,7 +29,7 @@ class Pulse:
 
         Args:
             period: seconds between two beats.
-            on_beat: called with each sweep.
+            on_beat: called with each beat, after the clock is set.
         """
         self._site = site
         self._period = period
@@ -41,12 +41,12 @@ class Pulse:
         site = self._site
         now = time.monotonic_ns()
         site.now = now / 1e9
+        self._on_beat()
         site.tally.write(Cell.BEAT, now)
         if site.now >= self._next_sweep:
             self._next_sweep = site.now + (0 if site.draining.begun else SWEEP_SECONDS)
             site.tally.write(Cell.RSS, read_rss())
             self.sweep()
-            self._on_beat()
         site.loop.call_later(self._period, self.beat)
 
     def sweep(self) -> None:

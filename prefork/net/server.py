@@ -51,6 +51,11 @@ class Server:
         service.on_room = lambda: self._on_room(service)
         return service
 
+    def tell_time(self) -> None:
+        """Pass the pulse's time on to the services."""
+        for service in self._services.values():
+            service.now = self.site.now
+
     @property
     def names(self) -> list[str]:
         """The names of the listeners."""
@@ -87,6 +92,8 @@ class Server:
         """
         site = self.site
         site.draining.begin()
+        for service in self._services.values():
+            service.is_draining = True
         site.loop.call_later(seconds, self._cut, on_done)
         if is_last:
             site.loop.call_later(min(seconds, LAST_ACCEPTS_SECONDS), self._let_leave, leave, on_done)

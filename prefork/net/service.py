@@ -55,7 +55,7 @@ class Worksite:
     tally: Tally
     draining: Draining
     label: str = "worker"
-    now: float = field(default_factory=time.monotonic)  # of the last pulse: touching costs no clock call
+    now: float = field(default_factory=time.monotonic)  # of the last pulse
     nothing: asyncio.Future[None] = field(init=False)  # what an awaitable that need not wait returns
     pool: ThreadPoolExecutor = field(init=False)
     handlers: int = 0  # coroutine handlers at work
@@ -81,6 +81,9 @@ class Service:
         self.framing = framing
         self.site = site
         self.make_protocol: ProtocolFactory = asyncio.Protocol
+        self.now = site.now  # of the last pulse, CLOCK_MONOTONIC: touching a connection costs no clock call
+        self.nothing = site.nothing
+        self.is_draining = False
         self.open = 0
         self.is_waiting = False  # for room, with acceptors that are paused
         # Writes of one read event are gathered here. One list is enough for all connections: read events
@@ -138,12 +141,12 @@ class Service:
     def is_quiet_leave_due(self, transport: Any, quiet: float) -> bool:
         """Tell whether a connection is idle for so long that a request is hardly on its way."""
         at = self._leave_times.get(transport)
-        return at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and self.site.now >= at
+        return at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and self.now >= at
 
-    def report_timeout(self, serial: int, peer: object) -> None:
-        """Count a connection that its deadline ends."""
+    def report_timeout(self, reason: str, serial: int, peer: object) -> None:
+        """Count a connection that a deadline ends."""
         self.site.tally.count(Cell.TIMED_OUT)
-        self.log.debug("connection %s from %s timed out", self.name_connection(serial), peer)
+        self.log.debug("connection %s from %s timed out: %s", self.name_connection(serial), peer, reason)
 
     def report_error(self, error: BaseException, serial: int, peer: object) -> None:
         """Log an exception of user code, which costs one connection."""

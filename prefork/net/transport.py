@@ -56,7 +56,6 @@ class StreamTransport(Outlet):
     def on_event(self, mask: int) -> None:
         if mask != READABLE and not self._is_read_due(mask):
             return
-        service = self._service
         try:
             data = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -67,19 +66,31 @@ class StreamTransport(Outlet):
         if not data:
             self._on_eof()
             return
-        self.touched = service.site.now
-        self.owes = True
+        service = self._service
+        self.touched = service.now
         self._batch = batch = service.batch
         try:
             self._deliver(data)
         except USER_ERRORS as error:
             self._fail(error)
             return
-        self._batch = None
         if batch:
-            data = batch[0] if len(batch) == 1 else b"".join(batch)
+            self._batch = None
+            self.owes = False
+            data = batch.pop() if len(batch) == 1 else b"".join(batch)
             batch.clear()
-            self._send(data)
+            if self._phase or self._buffer is not None:
+                self._send(data)
+                return
+            try:
+                sent = self._socket.send(data)
+            except OSError as error:
+                sent = self._on_send_error(error)
+            if sent != len(data):
+                self._keep(memoryview(data)[sent:])
+        elif self._batch is not None:
+            self._batch = None
+            self.owes = True
 
     def _is_read_due(self, mask: int) -> bool:
         if mask & WRITABLE and self._mask & WRITABLE:
@@ -168,10 +179,18 @@ class StreamTransport(Outlet):
         service = self._service
         if self._phase in (Phase.DRAINING, Phase.HALF_CLOSED) and service.is_quiet_leave_due(self, quiet):
             self.leave()
-        is_late = 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False)
-        if is_late or (self._phase == Phase.CLOSING and quiet > STALLED_SECONDS):
-            service.report_timeout(self.serial, self.peer)
-            self._lose(TimeoutError("no byte went in or out for limits.idle"))
+        if 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False):
+            self._time_out("no byte went in or out for limits.idle")
+        elif self._phase == Phase.CLOSING and quiet > STALLED_SECONDS:
+            self._time_out(f"the peer took nothing for {STALLED_SECONDS} s")
+        elif self._mask & READABLE and 0 < service.limits.message:
+            begun = getattr(self._protocol, "frame_begun", None)
+            if begun is not None and now - begun > service.limits.message:
+                self._time_out("a frame did not end within limits.message")
+
+    def _time_out(self, reason: str) -> None:
+        self._service.report_timeout(reason, self.serial, self.peer)
+        self._lose(None)
 
     def _fail(self, error: BaseException) -> None:
         """User code raised: that costs this connection."""

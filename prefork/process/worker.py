@@ -81,7 +81,7 @@ class Worker:
         site = Worksite(loop, selector, Tally(page), Draining(), label)
         self._server = Server(self._plan.config.listeners, apps.found, site)
         self._is_over = asyncio.Event()
-        Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._show_title)
+        Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
         async with contextlib.AsyncExitStack() as stack:
             await self._enter_lifespan(stack, apps)
             loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
@@ -121,6 +121,10 @@ class Worker:
         if not self._server.site.draining.begun:
             leave = (order.leave_from, order.leave_until)
             self._server.drain(order.seconds, leave, order.is_last, self._is_over.set)
+
+    def _on_beat(self) -> None:
+        self._server.tell_time()
+        self._show_title()
 
     def _show_title(self) -> None:
         site = self._server.site

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,23 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+        )
+        if wait:
+            eventually(self._is_ready_or_gone, within=30)
+            assert self.process.poll() is None, self.output()
+        return self
+
+    def start_by(self, prepare: Callable[[], None], wait: bool = True) -> Running:
+        """Start it in a process that was prepared between fork and exec: by os.setsid, by limits."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "prefork", "run", "test.yaml"],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=prepare,
         )
         if wait:
             eventually(self._is_ready_or_gone, within=30)

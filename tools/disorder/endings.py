@@ -69,8 +69,7 @@ def term_twice(scene: Scene) -> None:
 def _expect_nothing_left(scene: Scene, server: Server) -> None:
     found = [f"process {p.pid} ({p.state})" for p in server.survivors(within=2)]
     found += [f"file {name}" for name in server.files_left()]
-    if "Traceback" in server.log():
-        found.append("Traceback in the log")
+    found += scene.complain_of_traceback(server)
     scene.outcome.expect_nothing("left behind", found)
 
 

@@ -36,7 +36,8 @@ def reload(scene: Scene) -> None:
 
 def reload_long(scene: Scene) -> None:
     """The same with long connections, of which some never look whether they were ended."""
-    server = scene.server(Settings(workers=2, handlers={"echo": "echo", "protocol": "EchoProtocol"}))
+    handlers = {"echo": "echo", "protocol": "EchoProtocol"}
+    server = scene.server(Settings(workers=2, handlers=handlers, drain="3s" if scene.short else "10s"))
     port = server.port()
     plans = {
         "long 0 ms": Plan(port, Kind.LONG, _LONG_CLIENTS, seed=2),
@@ -97,7 +98,7 @@ def _time_until_new(server: Server, old: set[int]) -> float:
 
 def scale(scene: Scene) -> None:
     """Workers 4 → 1 → 4 → 1, by an edited config and SIGHUP, then by the command."""
-    settings = Settings(handlers={"echo": "echo", "protocol": "EchoProtocol"})
+    settings = Settings(handlers={"echo": "echo", "protocol": "EchoProtocol"}, drain="3s")
     server = scene.server(settings)
     new = scene.load(Plan(server.port("protocol"), Kind.PACED, rate=_RATE))
     long = scene.load(Plan(server.port(), Kind.LONG, 20, think=0.02, spread=0.02))
@@ -125,7 +126,7 @@ def scale(scene: Scene) -> None:
 
 def _scaled(server: Server, change: Callable[[int], None], count: int) -> float:
     change(count)
-    seconds = server.wait_for(lambda status: status.target == count and status.is_settled, within=15)
+    seconds = server.wait_for(lambda status: status.target == count == len(status.ready), within=15)
     time.sleep(0.1)
     return float("inf") if seconds is None else seconds
 

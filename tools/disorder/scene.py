@@ -97,9 +97,14 @@ class Scene:
         found += zombies
         found += [f"process {p.pid} ({p.state})" for p in server.survivors(within=2)]
         found += [f"file {name}" for name in server.files_left()]
-        if not tracebacks and "Traceback" in server.log():
-            found.append("Traceback in the log")
+        found += [] if tracebacks else self.complain_of_traceback(server)
         self.outcome.expect_nothing("left behind", found)
+
+    def complain_of_traceback(self, server: Server) -> list[str]:
+        """Return a complaint if the log holds a traceback, and note the first."""
+        traceback = server.traceback()
+        self.outcome.notes.extend(f"traceback: {line}" for line in traceback.splitlines())
+        return ["Traceback in the log"] if traceback else []
 
     def expect_no_more_fds(self, server: Server, before: dict[int, str]) -> None:
         """Check that the master holds no more descriptors than before; what it closes may take it a moment."""

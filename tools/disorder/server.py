@@ -22,6 +22,7 @@ from tools.disorder import apps, tree
 from tools.disorder.control import Control, ControlError, Status
 from tools.disorder.load import ROOT
 
+TRACEBACK_LINES = 24
 _OURS = frozenset({"chaos.yaml", f"{apps.MODULE}.py", "__pycache__", "server.log", "output.txt", "run", "tmp"})
 
 
@@ -184,6 +185,12 @@ class Server:
     def log(self) -> str:
         paths = [self.directory / name for name in ("output.txt", "server.log")]
         return "".join(path.read_text(errors="replace") for path in paths if path.exists())
+
+    def traceback(self) -> str:
+        """Return the first traceback of the log, with the line before it; empty if there is none."""
+        lines = self.log().splitlines()
+        starts = [i for i, line in enumerate(lines) if "Traceback" in line]
+        return "\n".join(lines[max(0, starts[0] - 1) : starts[0] + TRACEBACK_LINES]) if starts else ""
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log().splitlines()[-lines:])
