@@ -2,7 +2,8 @@
 
 A worker is first at its own sockets and second at a neighbour's: as second it leaves a connection to the
 first for a moment, and takes what is still there then. So no connection waits for a worker that is dead,
-stopped or busy, and a healthy one is not raced for its own.
+stopped or busy, and a healthy one is not raced for its own. A first that has many more connections than its
+partner leaves the next ones to it: so long-lived connections even out, after a crash too.
 
 Knows: one listening socket, the service behind it. Does not know: slots, which worker is whose neighbour.
 """
@@ -13,17 +14,21 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from prefork.net.loop import EDGE, EXCLUSIVE, READABLE
 from prefork.net.service import Service
 from prefork.net.transport import StreamTransport
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Cell, Page
 from prefork.watch import Watch
 
 ACCEPTS_PER_EVENT = 64  # then others have their turn; epoll reports the rest again
 BATCHES = {Watch.FIRST: ACCEPTS_PER_EVENT, Watch.SECOND: ACCEPTS_PER_EVENT, Watch.SHARED: 1}
 MASKS = {Watch.FIRST: READABLE, Watch.SECOND: READABLE | EDGE, Watch.SHARED: READABLE | EXCLUSIVE}
 HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person notices, ten turns of a busy loop
+YIELD_SECONDS = 0.005  # of a first worker that has many more connections than its partner, to the partner
+MARGIN, MARGIN_SHARE = 4, 32  # how many more: this number, and this part of its own
 EXHAUSTED_SECONDS = 0.1  # until accept is tried again without a descriptor to spare
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -75,31 +80,55 @@ class ListeningSocket(socket.socket):
         self.family, self.type = family, kind  # type: ignore[misc, assignment]
 
 
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How a socket is watched, and the page of the other worker that watches it too."""
+
+    watch: Watch
+    partner: Page | None = None
+
+
 class Acceptor:
     """Watches one listening socket for one service."""
 
-    def __init__(self, listening: socket.socket, service: Service, reserve: Reserve, watch: Watch) -> None:
+    def __init__(self, listening: socket.socket, service: Service, reserve: Reserve, shift: Shift) -> None:
         self._socket = listening
         self._service = service
         self._reserve = reserve
-        self._watched_as = watch
+        self._watch = shift.watch
+        self._partner = shift.partner
         self._is_paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self._watch()
+        self._begin()
 
     def on_event(self, mask: int) -> None:  # noqa: ARG002  # whatever the event, accept() tells
-        if self._watched_as is not Watch.SECOND:
-            self._accept()
+        if self._is_turn():
+            self._accept(self._is_turn)
+        elif self._watch is Watch.FIRST:
+            self.pause()
+            self._take_after(YIELD_SECONDS)
         elif self._timer is None:
-            self._timer = self._service.site.loop.call_later(HEAD_START_SECONDS, self._take_left)
+            self._take_after(HEAD_START_SECONDS)
+
+    def _is_turn(self) -> bool:
+        """Whether the next connection is rather for this worker than for its partner."""
+        if self._partner is None:
+            return self._watch is not Watch.SECOND
+        mine, theirs = self._service.site.tally.open, self._partner[Cell.OPEN]
+        return mine < theirs if self._watch is Watch.SECOND else mine <= theirs + MARGIN + mine // MARGIN_SHARE
+
+    def _take_after(self, seconds: float) -> None:
+        self._timer = self._service.site.loop.call_later(seconds, self._take_left)
 
     def _take_left(self) -> None:
+        """Take what the partner has left, whosever turn it is."""
         self._timer = None
-        self._accept()
+        self.resume()
+        self._accept(lambda: True)
 
-    def _accept(self) -> None:
+    def _accept(self, may_go_on: Callable[[], bool]) -> None:
         service = self._service
-        for _ in range(BATCHES[self._watched_as]):
+        for _ in range(BATCHES[self._watch]):
             if service.is_full:
                 service.is_waiting = True
                 self.pause()
@@ -115,10 +144,10 @@ class Acceptor:
                 continue  # this one connection failed on its way, accept(2) lists how: take the next
             sock.setblocking(False)
             StreamTransport(sock, peer, service).open()
-        if (
-            self._watched_as is Watch.SECOND and self._timer is None
-        ):  # an edge is reported once: come back for the rest
-            self._timer = service.site.loop.call_later(0, self._take_left)
+            if not may_go_on():
+                break
+        if self._watch is Watch.SECOND and self._timer is None:  # an edge is reported once: come back
+            self._take_after(HEAD_START_SECONDS)
 
     def _on_exhausted(self, error: OSError) -> None:
         """Tell those who wait that they cannot be served, then look away for a moment."""
@@ -140,10 +169,10 @@ class Acceptor:
     def resume(self) -> None:
         if self._is_paused and self._socket.fileno() >= 0:
             self._is_paused = False
-            self._watch()
+            self._begin()
 
-    def _watch(self) -> None:
-        self._service.site.selector.watch(self._socket.fileno(), self, MASKS[self._watched_as])
+    def _begin(self) -> None:
+        self._service.site.selector.watch(self._socket.fileno(), self, MASKS[self._watch])
 
     def close(self) -> None:
         self.pause()

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.net.inlet import Inlet
-from prefork.net.service import Draining, Service
 from prefork.net.outlet import Bytes
+from prefork.net.service import Draining, Service
 
 FILE_BYTES = 262_144  # of a file per read and send
 

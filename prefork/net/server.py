@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import logging
 import random
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefork.config.model import ListenerConfig
-from prefork.net.acceptor import Acceptor, Reserve
+from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.framing import build_framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.pulse import transports
 from prefork.net.service import Service, Worksite
 from prefork.scoreboard import Cell
-from prefork.watch import Watch
 
 LAST_WORDS_SECONDS = 0.25  # for handlers that are cancelled at the end of a drain
 
@@ -61,11 +59,11 @@ class Server:
         """The names of the listeners."""
         return list(self._services)
 
-    def watch(self, listener: str, slot: int, listening: socket.socket, watch: Watch) -> None:
+    def watch(self, listener: str, slot: int, fd: int, shift: Shift) -> None:
         """Accept from a socket; it is closed when it is given again, or up."""
         self.unwatch(listener, slot)
         service = self._services[listener]
-        self._acceptors[listener, slot] = Acceptor(listening, service, self._reserve, watch)
+        self._acceptors[listener, slot] = Acceptor(ListeningSocket(fd), service, self._reserve, shift)
 
     def unwatch(self, listener: str, slot: int) -> None:
         """Leave a socket to others."""

@@ -183,7 +183,7 @@ class StreamTransport(Outlet):
             self._time_out("no byte went in or out for limits.idle")
         elif self._phase == Phase.CLOSING and quiet > STALLED_SECONDS:
             self._time_out(f"the peer took nothing for {STALLED_SECONDS} s")
-        elif self._mask & READABLE and 0 < service.limits.message:
+        elif self._mask & READABLE and service.limits.message > 0:
             begun = getattr(self._protocol, "frame_begun", None)
             if begun is not None and now - begun > service.limits.message:
                 self._time_out("a frame did not end within limits.message")

@@ -9,12 +9,23 @@ Knows: records, slots, names of listeners. Does not know: sockets, channels, the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from prefork.process.roster import WorkerRecord
 from prefork.watch import Watch
 
 Place = tuple[str, int]  # a listener's key and a slot
-Assignment = dict[Place, Watch]
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """How a worker watches one socket, and who else does."""
+
+    watch: Watch
+    partner: WorkerRecord | None = None
+
+
+Assignment = dict[Place, Duty]
 
 
 def cover(
@@ -40,13 +51,15 @@ def cover(
             continue
         if is_shared:
             for worker in able:
-                assignments[id(worker)][key, 0] = Watch.SHARED
+                assignments[id(worker)][key, 0] = Duty(Watch.SHARED)
             continue
         for slot in range(count):
             first, second = _choose(able, slot)
-            assignments[id(first)][key, slot] = Watch.FIRST
-            if second is not first:
-                assignments[id(second)][key, slot] = Watch.SECOND
+            if second is first:
+                assignments[id(first)][key, slot] = Duty(Watch.FIRST)
+            else:
+                assignments[id(first)][key, slot] = Duty(Watch.FIRST, second)
+                assignments[id(second)][key, slot] = Duty(Watch.SECOND, first)
     return assignments
 
 

@@ -22,7 +22,6 @@ from prefork.config import Loaded
 from prefork.config.model import MAX_WORKERS
 from prefork.errors import BootError, PreforkError
 from prefork.log import build_handler, install, open_log
-from prefork.process.balance import weigh
 from prefork.process.commands import Commands
 from prefork.process.control import ControlServer
 from prefork.process.course import Course, Ending
@@ -37,12 +36,11 @@ from prefork.process.reload import Generation, Source, Staff, build_generation
 from prefork.process.reloads import Reloads
 from prefork.process.roster import Action, State, Step, WorkerRecord, reconcile
 from prefork.process.signals import SignalInbox
-from prefork.scoreboard import Cell, Scoreboard
+from prefork.scoreboard import Scoreboard
 from prefork.wire import default_control
 
 SEATS = 4 * MAX_WORKERS  # generations overlap: old ones drain while new ones serve
 TICK_SECONDS = 0.5  # between two looks at the beats
-BUSY_TICK_SECONDS = 0.1  # while connections come: their balance is looked at
 LEAVE_SHARES = (
     0.5,
     0.95,
@@ -79,7 +77,6 @@ class Master:
         self._course = Course(self._current.count, clock)
         self._reloads = Reloads()
         self._held: list[Any] = []  # what is closed at the end, the last first
-        self._accepted = -1  # connections at the last tick
         self.exit_code = 0
 
     # --- the loop ---
@@ -127,20 +124,13 @@ class Master:
         return max(0.0, min(self._deadlines(now)) - now)
 
     def _deadlines(self, now: float) -> Iterator[float]:
-        yield now + (TICK_SECONDS if self._is_quiet() else BUSY_TICK_SECONDS)
+        yield now + TICK_SECONDS
         yield from self._staff.crew.roster.deadlines(now)
         yield from self._staff.foundry.deadlines()
         if self._course.ending is Ending.DELAYED:
             yield self._course.drain_at
         if self._reloads.running is not None and self._reloads.running.deadline is not None:
             yield self._reloads.running.deadline
-
-    def _is_quiet(self) -> bool:
-        """Whether no connection has come since the last call."""
-        records = self._staff.crew.roster.records
-        accepted: int = sum(record.link.page[Cell.ACCEPTED] for record in records)
-        before, self._accepted = self._accepted, accepted
-        return accepted == before
 
     def _is_over(self) -> bool:
         return (
@@ -318,5 +308,4 @@ class Master:
         ready = ready or crew.roster.in_state(State.READY)
         ready.sort(key=lambda r: r.generation)
         ports.assign(ready, crew.roster.in_state(State.PAUSED))
-        open_by_slot = {r.slot: r.link.page[Cell.OPEN] for r in ready}
-        ports.steer(weigh(open_by_slot))
+        ports.steer(tuple(sorted({r.slot for r in ready})))

@@ -65,11 +65,16 @@ class Spawn(Order):
 
 @dataclass(frozen=True, slots=True)
 class Cover(Order):
-    """To a worker: watch a slot's socket of a listener. Descriptors: the socket."""
+    """To a worker: watch a slot's socket of a listener. Descriptors: the socket.
+
+    Args:
+        partner: the seat of the other worker that watches it.
+    """
 
     listener: str
     slot: int
     watch: Watch
+    partner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,15 +147,16 @@ class Ports:
             del link.watched[place]
             if place[0] in names:
                 link.send(Uncover(names[place[0]], place[1]))
-        for place, watch in wanted.items():
-            if link.watched.get(place) is not watch:
+        for place, duty in wanted.items():
+            if link.watched.get(place) != duty:
                 key, slot = place
-                link.watched[place] = watch
+                link.watched[place] = duty
+                seat = duty.partner.link.seat if duty.partner is not None else None
                 sock = self._listeners[key].sockets[slot]
-                link.send(Cover(names[key], slot, watch), [sock.fileno()])
+                link.send(Cover(names[key], slot, duty.watch, seat), [sock.fileno()])
 
     def steer(self, slots: tuple[int, ...]) -> None:
-        """Let new connections go to these slots, each as often as it is named."""
+        """Let new connections go to these slots."""
         for listener in self._listeners.values():
             known = tuple(s for s in slots if s < len(listener.sockets))
             if not listener.steer(known) and not self._is_unsteerable:

@@ -20,6 +20,7 @@ from setproctitle import setproctitle
 
 from prefork.errors import ConfigError, PreforkError
 from prefork.log import install
+from prefork.net.acceptor import Shift
 from prefork.net.loop import READABLE, Selector, new_loop
 from prefork.net.pulse import Pulse
 from prefork.net.server import Server
@@ -109,13 +110,17 @@ class Worker:
             return
         for order, fds in messages:
             if isinstance(order, Cover):
-                self._server.watch(order.listener, order.slot, socket.socket(fileno=fds[0]), order.watch)
+                self._cover(order, fds[0])
             elif isinstance(order, Uncover):
                 self._server.unwatch(order.listener, order.slot)
             elif isinstance(order, Drain):
                 self._drain(order)
             elif isinstance(order, ReopenLogs) and fds:
                 self._plan.log.redirect(fds[0])
+
+    def _cover(self, order: Cover, fd: int) -> None:
+        partner = None if order.partner is None else self._plan.scoreboard.page(order.partner)
+        self._server.watch(order.listener, order.slot, fd, Shift(order.watch, partner))
 
     def _drain(self, order: Drain) -> None:
         if not self._server.site.draining.begun:
