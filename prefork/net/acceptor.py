@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -30,6 +31,7 @@ HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person noti
 YIELD_SECONDS = 0.005  # of a first worker that has many more connections than its partner, to the partner
 MARGIN, MARGIN_SHARE = 4, 32  # how many more: this number, and this part of its own
 EXHAUSTED_SECONDS = 0.1  # until accept is tried again without a descriptor to spare
+EPISODE_SECONDS = 5.0  # of one want of descriptors, from its last sign
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -38,6 +40,13 @@ class Reserve:
 
     def __init__(self) -> None:
         self._fd = self._open()
+        self._told_at = -EPISODE_SECONDS
+
+    def tell(self, log: logging.Logger, error: OSError, now: float) -> None:
+        """Say once per episode that there is no descriptor or memory for new connections."""
+        if now - self._told_at > EPISODE_SECONDS:
+            log.error("cannot accept new connections: %s; they are told to go. Raise `ulimit -n`", error)
+        self._told_at = now
 
     @staticmethod
     def _open() -> int:
@@ -130,8 +139,7 @@ class Acceptor:
         service = self._service
         for _ in range(BATCHES[self._watch]):
             if service.is_full:
-                service.is_waiting = True
-                self.pause()
+                self._wait_for_room()
                 return
             try:
                 sock, peer = self._socket.accept()
@@ -152,13 +160,26 @@ class Acceptor:
     def _on_exhausted(self, error: OSError) -> None:
         """Tell those who wait that they cannot be served, then look away for a moment."""
         service = self._service
-        service.on_exhausted(error)
+        self._reserve.tell(service.log, error, service.site.loop.time())
         for _ in range(ACCEPTS_PER_EVENT):
             if not self._reserve.turn_away(self._socket):
                 break
             service.site.tally.count(Cell.REFUSED)
         self.pause()
         service.site.loop.call_later(EXHAUSTED_SECONDS, self.resume)
+
+    def _wait_for_room(self) -> None:
+        """Accept again when a connection of this service has ended."""
+        before, service = self._service.waiting, self._service
+
+        def resume() -> None:
+            self.resume()
+            if before is not None:
+                before()
+
+        if not self._is_paused:
+            self.pause()
+            service.waiting = resume
 
     def pause(self) -> None:
         """Leave new connections in the kernel's queue, for others or for later."""

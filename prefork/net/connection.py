@@ -208,7 +208,7 @@ class FramedConnection(Connection):
     @types.coroutine
     def __anext__(self) -> Generator[Any, None, bytes]:
         if not self._input:
-            if self._wakeup is not None or self._end is not None or self._service.is_draining:
+            if self._wakeup is not None or self._end is not None or self._service.departures is not None:
                 self._check_next()
             self._asyncio_future_blocking = True
             yield self

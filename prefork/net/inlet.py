@@ -52,7 +52,7 @@ class Inlet:
     def __anext__(self) -> Generator[Any, None, bytes]:
         data = self._input
         if data is None:
-            if self._wakeup is not None or self._end is not None or self._service.is_draining:
+            if self._wakeup is not None or self._end is not None or self._service.departures is not None:
                 self._check_next()
             self._asyncio_future_blocking = True
             yield self
@@ -140,7 +140,8 @@ class Inlet:
         """
         if self._end is not None:
             self._stop()
-        if self._service.is_leave_due(self._transport):
+        departures = self._service.departures
+        if departures is not None and departures.is_due(self._transport):
             raise StopAsyncIteration
         self._check_reader()
 

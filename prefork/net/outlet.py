@@ -173,7 +173,8 @@ class Outlet(asyncio.Transport):
         if self._phase >= Phase.BROKEN:
             return
         buffer = self._buffer
-        if self._phase == Phase.DRAINING and buffer is not None and self._service.is_leave_due(self):
+        departures = self._service.departures
+        if self._phase == Phase.DRAINING and buffer is not None and departures and departures.is_due(self):
             buffer.is_flush_due = False
             self.leave()
             self._flush_soon(buffer)

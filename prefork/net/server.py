@@ -15,7 +15,7 @@ from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.framing import build_framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.pulse import transports
-from prefork.net.service import Service, Worksite
+from prefork.net.service import Departures, Service, Worksite
 from prefork.scoreboard import Cell
 
 LAST_WORDS_SECONDS = 0.25  # for handlers that are cancelled at the end of a drain
@@ -46,7 +46,6 @@ class Server:
         framing = build_framing(listener.framing, listener.limits.frame)
         service = Service(listener.name, listener.limits, framing, self.site)
         service.make_protocol = build_protocol_factory(apps[listener.app], service)
-        service.on_room = lambda: self._on_room(service)
         return service
 
     def tell_time(self) -> None:
@@ -71,13 +70,6 @@ class Server:
         if acceptor is not None:
             acceptor.close()
 
-    def _on_room(self, service: Service) -> None:
-        if service.is_waiting and not service.is_full:
-            service.is_waiting = False
-            for (name, _), acceptor in self._acceptors.items():
-                if name == service.name:
-                    acceptor.resume()
-
     def drain(
         self, seconds: float, leave: tuple[float, float], is_last: bool, on_done: Callable[[], None]
     ) -> None:
@@ -91,7 +83,7 @@ class Server:
         site = self.site
         site.draining.begin()
         for service in self._services.values():
-            service.is_draining = True
+            service.departures = Departures()
         site.loop.call_later(seconds, self._cut, on_done)
         if is_last:
             site.loop.call_later(min(seconds, LAST_ACCEPTS_SECONDS), self._let_leave, leave, on_done)

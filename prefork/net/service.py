@@ -22,7 +22,6 @@ from prefork.net.tally import Tally
 from prefork.scoreboard import Cell
 
 BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds one connection's handler
-EPISODE_SECONDS = 5.0  # of one want of descriptors, from its last sign
 QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
 USER_ERRORS = (Exception, SystemExit)  # what user code may raise at the price of one connection
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
@@ -72,6 +71,31 @@ class Worksite:
             self.on_empty()
 
 
+class Departures:
+    """When the connections of a draining worker may end."""
+
+    def __init__(self) -> None:
+        self._times: dict[object, float] = {}
+
+    def allow(self, transport: object, at: float) -> None:
+        """Let a connection end between two exchanges from a time on, CLOCK_MONOTONIC."""
+        self._times[transport] = at
+
+    def forget(self, transport: object) -> None:
+        """Take note that a connection was told to end, or has ended."""
+        self._times.pop(transport, None)
+
+    def is_due(self, transport: Any) -> bool:
+        """Whether a connection that has just answered may say that this was its last answer."""
+        at = self._times.get(transport)
+        return at is not None and transport.owes is False and time.monotonic() >= at
+
+    def is_quiet_due(self, transport: Any, quiet: float, now: float) -> bool:
+        """Whether a connection has been idle for so long that a request is hardly on its way."""
+        at = self._times.get(transport)
+        return at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and now >= at
+
+
 class Service:
     """One listener's app and limits in one worker."""
 
@@ -83,21 +107,21 @@ class Service:
         self.make_protocol: ProtocolFactory = asyncio.Protocol
         self.now = site.now  # of the last pulse, CLOCK_MONOTONIC: touching a connection costs no clock call
         self.nothing = site.nothing
-        self.is_draining = False
+        self.departures: Departures | None = None  # while the worker drains
         self.open = 0
-        self.is_waiting = False  # for room, with acceptors that are paused
         # Writes of one read event are gathered here. One list is enough for all connections: read events
         # come from the selector alone, so that no two are ever in progress at once.
         self.batch: list[bytes] = []
-        self.on_room: Callable[[], None] | None = None
-        self.log = logging.getLogger(f"prefork.{name}")
+        self.waiting: Callable[[], None] | None = None  # called when there is room again
         self._serial = count(1)
-        self._exhausted_at = -EPISODE_SECONDS
-        self._leave_times: dict[object, float] = {}
 
     @property
     def is_full(self) -> bool:
         return self.open >= self.limits.connections
+
+    @property
+    def log(self) -> logging.Logger:
+        return logging.getLogger(f"prefork.{self.name}")
 
     def next_serial(self) -> int:
         """Count a new connection; return its number in this worker and listener."""
@@ -107,41 +131,17 @@ class Service:
 
     def count_closed(self, transport: object = None) -> None:
         self.open -= 1
-        self._leave_times.pop(transport, None)
         self.site.tally.count_closed()
-        if self.is_waiting and self.on_room is not None:
-            self.on_room()
-        if self.site.draining.begun:
+        if self.waiting is not None and not self.is_full:
+            resume, self.waiting = self.waiting, None
+            resume()
+        if self.departures is not None:
+            self.departures.forget(transport)
             self.site.check_empty()
 
     def name_connection(self, serial: int) -> str:
         """Return the id of a connection, unique over workers and generations: `echo-0.g3.4711-12`."""
         return f"{self.name}-{self.site.label}-{serial}"
-
-    def on_exhausted(self, error: OSError) -> None:
-        """Say once per episode that there is no descriptor or memory for new connections."""
-        now = self.site.loop.time()
-        if now - self._exhausted_at > EPISODE_SECONDS:
-            self.log.error("cannot accept new connections: %s; they are told to go. Raise `ulimit -n`", error)
-        self._exhausted_at = now
-
-    def let_leave(self, transport: object, at: float) -> None:
-        """Let a draining connection end between two exchanges from a time on, CLOCK_MONOTONIC."""
-        self._leave_times[transport] = at
-
-    def forget_leave(self, transport: object) -> None:
-        """Take note that a connection was told to end."""
-        self._leave_times.pop(transport, None)
-
-    def is_leave_due(self, transport: Any) -> bool:
-        """Tell whether a connection that has just answered may say that this was its last answer."""
-        at = self._leave_times.get(transport)
-        return at is not None and transport.owes is False and self.site.loop.time() >= at
-
-    def is_quiet_leave_due(self, transport: Any, quiet: float) -> bool:
-        """Tell whether a connection is idle for so long that a request is hardly on its way."""
-        at = self._leave_times.get(transport)
-        return at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and self.now >= at
 
     def report_timeout(self, reason: str, serial: int, peer: object) -> None:
         """Count a connection that a deadline ends."""

@@ -151,8 +151,8 @@ class StreamTransport(Outlet):
             self._phase = Phase.DRAINING
         if hasattr(self._protocol, "drain_requested"):
             self._tell("drain_requested")
-        else:
-            self._service.let_leave(self, leave_at)
+        elif self._service.departures is not None:
+            self._service.departures.allow(self, leave_at)
 
     def cut(self) -> None:
         """End now: the drain's time is over."""
@@ -162,7 +162,8 @@ class StreamTransport(Outlet):
 
     def leave(self) -> None:
         """End between two exchanges: a coroutine sees the end of its input, a protocol is closed."""
-        self._service.forget_leave(self)
+        if self._service.departures is not None:
+            self._service.departures.forget(self)
         if self._phase in (Phase.DRAINING, Phase.HALF_CLOSED):
             if hasattr(self._protocol, "end_input"):
                 self._protocol.end_input()
@@ -176,8 +177,8 @@ class StreamTransport(Outlet):
             now: CLOCK_MONOTONIC.
         """
         quiet = now - self.touched
-        service = self._service
-        if self._phase in (Phase.DRAINING, Phase.HALF_CLOSED) and service.is_quiet_leave_due(self, quiet):
+        service, departures = self._service, self._service.departures
+        if departures is not None and departures.is_quiet_due(self, quiet, now):
             self.leave()
         if 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False):
             self._time_out("no byte went in or out for limits.idle")

@@ -158,7 +158,7 @@ class ControlClient:
         try:
             if self._output:
                 del self._output[: self._socket.send(self._output)]
-        except BlockingIOError:
+        except BlockingIOError:  # it does not read at the moment; an event will tell when it does
             pass
         except OSError:
             self.close()

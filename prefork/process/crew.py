@@ -134,12 +134,11 @@ class Crew:
         record.link.send(order)
 
     def kill(self, record: WorkerRecord) -> None:
+        """End a worker at once; one that has not been born yet, when it says its pid."""
         record.state = State.DYING
         record.deadline = None
         if record.pid is not None:
             self._kernel.kill(record.pid, signal.SIGKILL)
-        else:  # it finds the end of its channel, should the mold still make it
-            self._bury(record, "was not born yet", was_killed=False)
 
     def postpone(self, slot: int, reason: str) -> None:
         """Try a slot again later: the machine has no room for a worker now."""

@@ -113,10 +113,11 @@ class Foundry:
 
     def _hang_up(self, record: MoldRecord) -> None:
         """Its channel has ended, and so has it, or it soon will have."""
-        if record.channel is not None:
-            self._selector.unregister(record.channel)
-            record.channel.close()
-            record.channel = None
+        if record.channel is None:
+            return
+        self._selector.unregister(record.channel)
+        record.channel.close()
+        record.channel = None
         if record.pid is not None:
             self._kernel.kill(record.pid, signal.SIGKILL)
             self._leaving.add(record.pid)
@@ -131,10 +132,9 @@ class Foundry:
         """Take note of an exit; return False if it was no mold."""
         for record in self._molds.values():
             if record.pid == pid:
+                record.pid = None  # it is reaped: the number may soon be another's
                 self._on_message(record)  # its last words, if there are any
-                if record.pid == pid:
-                    record.pid = None
-                    self._hang_up(record)
+                self._hang_up(record)
                 log.debug("mold g%d ended: %d", record.plan.generation, os.waitstatus_to_exitcode(status))
                 return True
         was_leaving = pid in self._leaving

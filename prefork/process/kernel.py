@@ -56,7 +56,7 @@ class Kernel:
         """Send a signal; a process that is gone already is no error."""
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
+        except ProcessLookupError:  # it has ended, and its exit will be reaped or has been
             pass
 
     def reap(self) -> list[tuple[int, int]]:

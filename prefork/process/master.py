@@ -95,8 +95,7 @@ class Master:
                 for number in self._signals.take():
                     self._on_signal(number)
                 for pid, status in self._kernel.reap():
-                    if not self._staff.foundry.on_exit(pid, status):
-                        self._staff.crew.on_exit(pid, status)
+                    self._on_exit(pid, status)
                 self._advance()
         finally:
             self._close()
@@ -212,6 +211,10 @@ class Master:
         self._current.plan.log.redirect(fd)
 
     # --- what has happened ---
+
+    def _on_exit(self, pid: int, status: int) -> None:
+        if not self._staff.foundry.on_exit(pid, status):
+            self._staff.crew.on_exit(pid, status)
 
     def _on_death(self, death: Death) -> None:
         record = death.record

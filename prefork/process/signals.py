@@ -35,7 +35,7 @@ class SignalInbox:
         try:
             while os.read(self._read_fd, 4096):
                 pass
-        except BlockingIOError:
+        except BlockingIOError:  # the pipe is empty
             pass
         caught = []
         while self._caught:

@@ -33,8 +33,8 @@ from prefork.process.messages import Cover, Drain, Ready, ReopenLogs, Spawn, Spa
 from prefork.process.plan import Plan
 
 BEAT_SECONDS = 0.25  # or a quarter of timeouts.beat, if that is less
-ORPHAN_SECONDS = 3.0  # to finish what is open when the master is gone
-ORPHAN_ALARM_SECONDS = 4  # for a loop that stands still then
+ORPHAN_SECONDS = 2.0  # to finish what is open when the master is gone
+ORPHAN_ALARM_SECONDS = 3  # for a loop that stands still then
 
 log = logging.getLogger("prefork")
 
@@ -55,6 +55,7 @@ class Worker:
         self._channel = Channel(socket.socket(fileno=self._channel_fd))
         self._apps = apps
         self._title = ""
+        self._is_bound = False  # to the master: the kernel tells of its death
 
     def run(self) -> int:
         """Live the process's life; return its exit code."""
@@ -87,7 +88,6 @@ class Worker:
             await self._enter_lifespan(stack, apps)
             loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
             selector.watch(self._channel_fd, self, READABLE)
-            die_with_parent(signal.SIGQUIT)
             self._channel.send(Ready())
             await self._is_over.wait()
 
@@ -129,6 +129,9 @@ class Worker:
 
     def _on_beat(self) -> None:
         self._server.tell_time()
+        if not self._is_bound and os.getppid() == self._plan.master_pid:  # not the process in between
+            self._is_bound = True
+            die_with_parent(signal.SIGQUIT)
         self._show_title()
 
     def _show_title(self) -> None:
@@ -143,7 +146,7 @@ class Worker:
             setproctitle(title)
 
     def _on_orphaned(self, number: int, frame: object) -> None:  # noqa: ARG002  # a signal handler's arguments
-        """The parent is gone. If it was the master, then whatever the loop does, the kernel ends this process."""
-        if os.getppid() != self._plan.master_pid:  # not merely the process in between
+        """The master may be gone: if so, the kernel ends this process soon, whatever the loop does."""
+        if os.getppid() != self._plan.master_pid:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(ORPHAN_ALARM_SECONDS)

@@ -23,7 +23,7 @@ def heap(scene: Scene) -> None:
     port = server.port()
     long = scene.load(Plan(port, Kind.LONG, 20, think=0.005))
     new = scene.load(Plan(port, Kind.PACED, rate=200.0))
-    time.sleep(scene.duration(5, 60))
+    time.sleep(scene.duration(4, 60))
     failed = scene.record("long", long.finish()).failed + scene.record("new", new.finish()).failed
     pids = [worker.pid for worker in server.status().ready]
     private = [tree.private_kib(pid) / 1024 for pid in pids]

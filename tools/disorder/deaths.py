@@ -31,7 +31,7 @@ def kill(scene: Scene) -> None:
     fds = server.fds()
     load = scene.load(Plan(server.port(), Kind.CYCLE, 200, think=0.05, spread=0.1))
     chance = random.Random(1)
-    in_hand = [_kill_counting(server, chance, private) for _ in paced(0.2, round(scene.duration(4, 60) / 0.2))]
+    in_hand = [_kill_counting(server, chance, private) for _ in paced(0.2, round(scene.duration(3, 60) / 0.2))]
     tally = scene.record("new", load.finish())
     kills = sum(held is not None for held in in_hand)
     held = sum(filter(None, in_hand))
@@ -113,7 +113,7 @@ def stampede(scene: Scene) -> None:
     load = scene.load(Plan(server.port(), Kind.PACED, rate=200.0))
     chance = random.Random(2)
     kills = 0
-    for _ in paced(0.1, round(scene.duration(4, 60) / 0.1)):
+    for _ in paced(0.1, round(scene.duration(3, 60) / 0.1)):
         alive = [process for process in server.descendants() if not process.is_zombie]
         kills += bool(alive) and server.kill(chance.choice(alive).pid)
     ended = time.monotonic()

@@ -115,7 +115,7 @@ class Server:
                 if condition(self.status()):
                     return time.monotonic() - begun
             except ControlError:
-                pass
+                pass  # the control socket is not open yet, or its server is just going
             time.sleep(0.01)
         return None
 

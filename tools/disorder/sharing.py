@@ -22,7 +22,7 @@ def stall(scene: Scene) -> None:
         sock.sendall(b"stall")
         sock.recv(100)
     load = scene.load(Plan(server.port(), Kind.PACED, rate=400.0))
-    server.wait_for(lambda _: False, within=scene.duration(4, 60))
+    server.wait_for(lambda _: False, within=scene.duration(3, 60))
     tally = scene.record("new", load.finish())
     scene.outcome.expect_at_most("failed", tally.failed, 0)
     scene.outcome.expect_at_most("p99", tally.latency_ms()["p99"], 20, "ms")

@@ -91,7 +91,7 @@ def open_fds(pid: int) -> dict[int, str]:
         for entry in os.listdir(_PROC / str(pid) / "fd"):
             found[int(entry)] = os.readlink(_PROC / str(pid) / "fd" / entry)
     except OSError:
-        pass
+        pass  # the process has ended meanwhile, or one of its descriptors
     return found
 
 
