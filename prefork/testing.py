@@ -128,9 +128,14 @@ class MemoryTransport(asyncio.Transport):
         self.peer = "memory"
         self.serial = 1
         self.owes: bool | None = None
+        self.batch: list[bytes] | None = None
         self.protocol: Any = None
         self._client = client
         self._is_closing = False
+
+    @property
+    def has_answered(self) -> bool:
+        return self.owes is False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._is_closing:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.net.inlet import Inlet
-from prefork.net.outlet import Bytes
+from prefork.net.outlet import GATHERED_BYTES, GATHERED_WRITES, Bytes
 from prefork.net.service import Draining, Service
 
 FILE_BYTES = 262_144  # of a file per read and send
@@ -102,7 +102,17 @@ class Connection(Inlet):
         Raises:
             ConnectionError: the connection is lost.
         """
-        self._transport.write(data)
+        transport = self._transport
+        batch = transport.batch
+        if (
+            batch is None
+            or data.__class__ is not bytes
+            or len(data) > GATHERED_BYTES
+            or len(batch) == GATHERED_WRITES
+        ):
+            transport.write(data)
+        else:  # what transport.write would do, without the call
+            batch.append(data)
         if self._blocked is None and self._end is None:
             return self._service.nothing
         return self._wait_writable()
@@ -208,7 +218,7 @@ class FramedConnection(Connection):
     @types.coroutine
     def __anext__(self) -> Generator[Any, None, bytes]:
         if not self._input:
-            if self._wakeup is not None or self._end is not None or self._service.departures is not None:
+            if self._is_odd or self._wakeup is not None:
                 self._check_next()
             self._asyncio_future_blocking = True
             yield self

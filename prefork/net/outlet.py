@@ -47,13 +47,13 @@ class Outlet(asyncio.Transport):
 
     __slots__ = (
         "__weakref__",
-        "_batch",
         "_buffer",
         "_mask",
         "_phase",
         "_protocol",
         "_service",
         "_socket",
+        "batch",
         "owes",
         "touched",
     )
@@ -61,13 +61,18 @@ class Outlet(asyncio.Transport):
     def __init__(self, sock: socket.socket, service: Service) -> None:
         self._socket = sock
         self._service = service
-        self._batch: list[bytes] | None = None  # not None while a read event is in progress
+        self.batch: list[bytes] | None = None  # not None while a read event is in progress
         self._buffer: SendBuffer | None = None
         self._phase: int = Phase.OPEN
         self._mask = READABLE
         self._protocol: Any = None
         self.owes: bool | None = None
         self.touched = service.site.now
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the peer's last words have an answer, which may be on its way."""
+        return self.owes is False if self.batch is None else bool(self.batch)
 
     @abstractmethod
     def leave(self) -> None:
@@ -86,7 +91,7 @@ class Outlet(asyncio.Transport):
         """User code raised."""
 
     def write(self, data: Bytes) -> None:
-        batch = self._batch
+        batch = self.batch
         if (
             batch is None
             or data.__class__ is not bytes
@@ -108,7 +113,7 @@ class Outlet(asyncio.Transport):
             return
         self.owes = False
         self.touched = self._service.now
-        batch, self._batch = self._batch, None
+        batch, self.batch = self.batch, None
         if batch:
             data = b"".join((*batch, data))
             batch.clear()
@@ -236,7 +241,7 @@ class Outlet(asyncio.Transport):
         return True
 
     def get_write_buffer_size(self) -> int:
-        gathered = sum(map(len, self._batch)) if self._batch else 0
+        gathered = sum(map(len, self.batch)) if self.batch else 0
         return gathered + (self._buffer.size if self._buffer is not None else 0)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -251,7 +256,7 @@ class Outlet(asyncio.Transport):
 
     def _end_batch(self) -> None:
         """Keep what was gathered in this read event, so that it goes out before what comes next."""
-        batch, self._batch = self._batch, None
+        batch, self.batch = self.batch, None
         if batch:
             self._open_buffer().append(b"".join(batch))
             batch.clear()

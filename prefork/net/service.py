@@ -88,7 +88,7 @@ class Departures:
     def is_due(self, transport: Any) -> bool:
         """Whether a connection that has just answered may say that this was its last answer."""
         at = self._times.get(transport)
-        return at is not None and transport.owes is False and time.monotonic() >= at
+        return at is not None and transport.has_answered and time.monotonic() >= at
 
     def is_quiet_due(self, transport: Any, quiet: float, now: float) -> bool:
         """Whether a connection has been idle for so long that a request is hardly on its way."""

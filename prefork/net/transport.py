@@ -68,14 +68,14 @@ class StreamTransport(Outlet):
             return
         service = self._service
         self.touched = service.now
-        self._batch = batch = service.batch
+        self.batch = batch = service.batch
         try:
             self._deliver(data)
         except USER_ERRORS as error:
             self._fail(error)
             return
         if batch:
-            self._batch = None
+            self.batch = None
             self.owes = False
             data = batch.pop() if len(batch) == 1 else b"".join(batch)
             batch.clear()
@@ -88,8 +88,8 @@ class StreamTransport(Outlet):
                 sent = self._on_send_error(error)
             if sent != len(data):
                 self._keep(memoryview(data)[sent:])
-        elif self._batch is not None:
-            self._batch = None
+        elif self.batch is not None:
+            self.batch = None
             self.owes = True
 
     def _is_read_due(self, mask: int) -> bool:
@@ -153,6 +153,8 @@ class StreamTransport(Outlet):
             self._tell("drain_requested")
         elif self._service.departures is not None:
             self._service.departures.allow(self, leave_at)
+        if hasattr(self._protocol, "on_drain"):
+            self._protocol.on_drain()
 
     def cut(self) -> None:
         """End now: the drain's time is over."""
