@@ -24,9 +24,18 @@ class Inlet:
     """Bytes as they arrive, for one reader."""
 
     __slots__ = (
-        "_asyncio_future_blocking", "_context", "_end", "_input", "_is_held", "_is_odd", "_loop", "_mark", "_service",
-        "_transport", "_wakeup",
-    )  # fmt: skip
+        "_asyncio_future_blocking",
+        "_context",
+        "_end",
+        "_input",
+        "_is_held",
+        "_is_odd",
+        "_loop",
+        "_mark",
+        "_service",
+        "_transport",
+        "_wakeup",
+    )
 
     # A task asks for the result at each wake-up, and gets None: it looks for itself what has come. A builtin
     # that returns None takes a third of the time of a method.

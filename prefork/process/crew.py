@@ -278,7 +278,7 @@ class Crew:
     def _note_exit(self, record: WorkerRecord, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         reason = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        self._bury(record, reason, was_killed=code == -signal.SIGKILL)
+        self._bury(record, reason, was_killed=code == -signal.SIGKILL and record.link.failure is None)
 
     def _bury(self, record: WorkerRecord, reason: str, was_killed: bool) -> None:
         link, now = record.link, self._clock()

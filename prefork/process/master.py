@@ -61,7 +61,10 @@ class Master:
         self._selector = selectors.DefaultSelector()
         scoreboard = Scoreboard(SEATS)
         config = loaded.config
-        handler = build_handler(config.log, open_log(config.log))
+        try:
+            handler = build_handler(config.log, open_log(config.log))
+        except OSError as error:
+            raise BootError(f"cannot open log.file {config.log.file}: {error.strerror}; set `log:`") from error
         install(handler, config.log, who="master")
         self._staff = Staff(
             source,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import stat
 import threading
@@ -20,7 +21,7 @@ from setproctitle import setproctitle
 from prefork.errors import PreforkError
 from prefork.log import install
 from prefork.process.channel import Channel
-from prefork.process.kernel import close_all_but
+from prefork.process.kernel import close_all_but, die_with_parent
 from prefork.process.loading import Apps, describe_failure, import_apps
 from prefork.process.messages import Ready, ReopenLogs, Spawn
 from prefork.process.plan import Plan
@@ -49,6 +50,7 @@ class Mold:
         try:
             if plan.config.user:
                 become(resolve_identity(plan.config.user))
+            die_with_parent(signal.SIGKILL)  # an import may never look at the channel
             if plan.config.preload:
                 self._apps = import_apps(plan)
         except PreforkError as error:
@@ -99,8 +101,11 @@ class Mold:
 
     def _warn_of_sockets(self, fds: list[int]) -> None:
         known = {0, 1, 2, self._plan.log.fd, self._channel_fd, *fds}
-        for name in os.listdir("/proc/self/fd"):
-            fd = int(name)
+        try:
+            names = os.listdir("/proc/self/fd")
+        except OSError:  # after a change of user a process may not look at itself, proc(5)
+            return
+        for fd in map(int, names):
             try:
                 is_socket = fd not in known and stat.S_ISSOCK(os.fstat(fd).st_mode)
             except OSError:  # the descriptor of the listing itself
