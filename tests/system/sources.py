@@ -13,9 +13,7 @@ from pathlib import Path
 def answering(word: str) -> str:
     """Return an echo app that puts a word in front of each answer."""
     return (
-        "async def echo(conn):\n"
-        "    async for data in conn:\n"
-        f"        await conn.send({word.encode()!r} + data)\n"
+        f"async def echo(conn):\n    async for data in conn:\n        await conn.send({word.encode()!r} + data)\n"
     )
 
 
@@ -65,12 +63,16 @@ def failing_lifespan(rest: str, good: int = 0) -> str:
     )
 
 
-PLAIN_LIFESPAN = (
-    "import contextlib\n@contextlib.asynccontextmanager\nasync def lifespan():\n    yield\n"
-)
+PLAIN_LIFESPAN = "import contextlib\n@contextlib.asynccontextmanager\nasync def lifespan():\n    yield\n"
 
 
 def noted(folder: Path, name: str) -> str:
     """Return what the apps in a folder have noted in a file so far."""
     path = folder / name
     return path.read_text() if path.exists() else ""
+
+
+THREADED = (
+    "import threading, time\n"
+    "threading.Thread(target=time.sleep, args=(3600,), name='the poller', daemon=True).start()\n"
+)

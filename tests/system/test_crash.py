@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from itertools import pairwise
 
 from tests.eventually import eventually
 from tests.system.conftest import Prepare
@@ -118,10 +119,10 @@ def test_counters_never_go_down_over_crash_and_reload(server: Running) -> None:
             eventually(lambda: stream.answered > 20)
             victim = min(server.worker_pids())
             os.kill(victim, signal.SIGKILL)
-            eventually(lambda: look() and victim not in server.worker_pids())
+            eventually(lambda: look() and victim not in server.worker_pids())  # noqa: B023
             assert server.reload()["verdict"] == "committed"
             look()
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert not [name for name in before if after[name] < before[name]], (before, after)
     eventually(lambda: server.status()["counters"]["accepted"] >= stream.answered)
 
@@ -155,8 +156,9 @@ def test_a_worker_that_ends_right_after_boot_is_tried_less_and_less_often(prepar
     server.write("broken", "")
     os.kill(pids_by_slot(server)[1], signal.SIGKILL)
     pattern = re.compile(r"worker 1 g1 .* exited with 1; the slot is filled again in ([\d.]+) s")
-    waits = eventually(lambda: found if len(found := pattern.findall(server.log())) >= 4 else None)
-    assert float(waits[3]) > 2 * float(waits[0])
+    eventually(lambda: len(pattern.findall(server.log())) >= 4)
+    waits = [float(text) for text in pattern.findall(server.log())]
+    assert waits[3] > 2 * waits[0]
     assert len(server.log().splitlines()) < 30
     with server.connect() as client:
         assert exchange(client, b"hello") == b"hello"

@@ -78,7 +78,9 @@ def test_the_only_worker_hangs_and_those_who_wait_are_served_by_its_replacement(
             assert exchange(late, b"hello") == b"hello"
 
 
-def test_while_a_worker_stands_still_new_connections_are_answered_by_its_neighbour_at_once(server: Running) -> None:
+def test_while_a_worker_stands_still_new_connections_are_answered_by_its_neighbour_at_once(
+    server: Running,
+) -> None:
     with stopped(min(server.worker_pids())), Stream(("127.0.0.1", server.port())) as stream:
         eventually(lambda: stream.answered >= 100)
     assert not stream.failures

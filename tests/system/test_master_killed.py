@@ -27,13 +27,14 @@ async def echo(conn):
             while True:
                 pass
         if data == b"compute":
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 40_000_000)
         if data == b"wait":
             await asyncio.sleep(1)
         await conn.send(data)
 """
 SLOW_IMPORT = "import time\nopen('importing', 'w').close()\ntime.sleep(30)\n" + ECHO
-SLOW_LIFE = """
+SLOW_LIFE = (
+    """
 import asyncio, contextlib
 
 @contextlib.asynccontextmanager
@@ -41,7 +42,9 @@ async def life():
     open('entering', 'w').close()
     await asyncio.sleep(30)
     yield
-""" + ECHO
+"""
+    + ECHO
+)
 
 
 def kill_master(server: Running) -> set[int]:
@@ -81,11 +84,20 @@ def is_free(port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("how", [b"sleep", b"spin", b"compute"])
+@pytest.mark.parametrize("how", [b"sleep", b"spin"])
 def test_a_child_that_is_busy_leaves_too(prepare: Prepare, how: bytes) -> None:
     server = prepare({"app.py": BUSY}).start()
     with server.connect() as client:
         client.sendall(how)
+        eventually(lambda: server.status()["counters"]["accepted"] == 1)
+        wait_gone(kill_master(server))
+
+
+@pytest.mark.xfail(strict=True, reason="no Python signal handler runs inside a call of C code")
+def test_a_child_that_is_busy_in_c_leaves_too(prepare: Prepare) -> None:
+    server = prepare({"app.py": BUSY}).start()
+    with server.connect() as client:
+        client.sendall(b"compute")
         eventually(lambda: server.status()["counters"]["accepted"] == 1)
         wait_gone(kill_master(server))
 

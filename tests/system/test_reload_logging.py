@@ -35,7 +35,8 @@ def test_a_reload_moves_the_log_of_all_processes_to_another_file_and_format(serv
     server.write("app.py", LOUD)
     assert server.reload()["verdict"] == "committed"
     ask_once(server)
-    before = eventually(lambda: "has read 5 bytes" in server.log() and server.log())
+    eventually(lambda: "has read 5 bytes" in server.log())
+    before = server.log()
     new = server.folder / "new.log"
     server.configure(log_to(new, format="json", level="debug"))
     verdict = server.reload()
