@@ -182,6 +182,8 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _scale(options: argparse.Namespace) -> int:
+    if not options.count.lstrip("+-").isdigit():
+        raise UsageError(f"cannot scale to {options.count!r}; write N, +N or -N")
     print(_ask(options, "scale", count=options.count)["change"])
     return EXIT_GOOD
 

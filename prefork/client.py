@@ -88,12 +88,13 @@ def locate(config: str | None, control: str | None, environ: Mapping[str, str]) 
 
     Args:
         config: the path of its config file.
-        control: the path itself; goes before everything else.
+        control: the path itself; goes before PREFORK_CONTROL of the environment, and that before the file.
 
     Raises:
         NoServerError: there is none.
         UsageError: there are several, and neither argument says which.
     """
+    control = control or environ.get("PREFORK_CONTROL")
     if control:
         return control
     if config:

@@ -147,10 +147,12 @@ class StreamTransport(Outlet):
             leave_at: from then on it may end, CLOCK_MONOTONIC. A protocol that has `drain_requested` is told
                 instead, and chooses itself.
         """
-        if self._phase == Phase.OPEN:
+        is_first = self._phase == Phase.OPEN
+        if is_first:
             self._phase = Phase.DRAINING
         if hasattr(self._protocol, "drain_requested"):
-            self._tell("drain_requested")
+            if is_first:
+                self._tell("drain_requested")
         elif self._service.departures is not None:
             self._service.departures.allow(self, leave_at)
         if hasattr(self._protocol, "on_drain"):

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefork.config import Config
+from prefork.config import Config, LogConfig
 from prefork.errors import ChannelError
 from prefork.process.channel import Channel, open_pair
 from prefork.process.kernel import Kernel
-from prefork.process.messages import Drain, Fact, Failed, Order, Ready, Spawn, Spawned, Tired
+from prefork.process.messages import Drain, Fact, Failed, Order, Ready, ReopenLogs, Spawn, Spawned, Tired
 from prefork.process.roster import Event, Roster, State, WorkerRecord
 from prefork.scoreboard import Cell, Page, Scoreboard, read_counters
 
@@ -46,6 +46,7 @@ class Link:
     jitter: float  # on the limits of `recycle`, about 1
     watched: dict[Any, Any] = field(default_factory=dict)
     failure: Failed | None = None
+    drained_at: float | None = None
 
     def send(self, order: Order, fds: Sequence[int] = ()) -> None:
         self.channel.send(order, fds)
@@ -125,11 +126,17 @@ class Crew:
         self.roster.apply(record, Event.RESUME)
 
     def retire(self, record: WorkerRecord, order: Drain) -> None:
-        """Ask a worker to finish what is open; one that has not begun to serve is killed."""
+        """Ask a worker to finish what is open; one that has not begun to serve is killed.
+
+        One that drains already is asked again when the server stops: that leaves it less time.
+        """
         if self.roster.apply(record, Event.RETIRE) is State.DYING:
             self.kill(record)
             return
-        record.deadline = self._clock() + order.seconds + DRAIN_GRACE_SECONDS
+        deadline = self._clock() + order.seconds + DRAIN_GRACE_SECONDS
+        is_first = record.link.drained_at is None
+        record.deadline = deadline if is_first or record.deadline is None else min(deadline, record.deadline)
+        record.link.drained_at = self._clock()
         record.link.watched.clear()
         record.link.send(order)
 
@@ -160,9 +167,11 @@ class Crew:
                 log.info("worker %d g%d has reached recycle.%s", record.slot, record.generation, reached[0])
                 return
 
-    def broadcast(self, order: Order, fds: Sequence[int] = ()) -> None:
+    def reopen_logs(self, chosen: LogConfig, fd: int) -> None:
+        """Have those who log as chosen write to a file that was opened again."""
         for record in self.roster.records:
-            record.link.send(order, fds)
+            if record.link.config.log == chosen:
+                record.link.send(ReopenLogs(), [fd])
 
     # --- facts ---
 
@@ -182,8 +191,11 @@ class Crew:
     def _on_fact(self, record: WorkerRecord, fact: Fact | Order) -> None:
         if isinstance(fact, Spawned):
             record.pid = fact.pid
-            if fact.pid in self._unclaimed:
-                self._note_exit(record, self._unclaimed.pop(fact.pid))
+            status = self._unclaimed.pop(fact.pid, None)
+            if not any(r.pid is None for r in self.roster.records):
+                self._unclaimed.clear()  # strangers: their numbers may soon be those of others
+            if status is not None:
+                self._note_exit(record, status)
             elif record.state is State.DYING:
                 self._kernel.kill(fact.pid, signal.SIGKILL)
         elif isinstance(fact, Ready):
@@ -258,6 +270,8 @@ class Crew:
         """Take note of an exit; return False if no worker has that pid, yet or at all."""
         record = self.roster.by_pid(pid)
         if record is None:
+            if not any(r.pid is None for r in self.roster.records):
+                return False  # no spawn is unreported: it was a stranger
             self._unclaimed[pid] = status
             while len(self._unclaimed) > UNCLAIMED:
                 self._unclaimed.pop(next(iter(self._unclaimed)))

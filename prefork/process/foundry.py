@@ -10,13 +10,14 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefork.config import LogConfig
 from prefork.errors import BootError, ChannelError
 from prefork.process.channel import Channel, open_pair
 from prefork.process.kernel import Kernel
-from prefork.process.messages import Failed, Order, Ready
+from prefork.process.messages import Failed, Ready, ReopenLogs
 from prefork.process.mold import Mold
 from prefork.process.plan import Plan
 from prefork.process.roster import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
@@ -91,10 +92,11 @@ class Foundry:
         record = self._molds.get(generation)
         return record.failure if record is not None else None
 
-    def broadcast(self, order: Order, fds: Sequence[int] = ()) -> None:
+    def reopen_logs(self, chosen: LogConfig, fd: int) -> None:
+        """Have the molds that log as chosen write to a file that was opened again."""
         for record in self._molds.values():
-            if record.channel is not None:
-                record.channel.send(order, fds)
+            if record.channel is not None and record.plan.config.log == chosen:
+                record.channel.send(ReopenLogs(), [fd])
 
     def _on_message(self, record: MoldRecord) -> None:
         try:

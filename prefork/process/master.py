@@ -28,7 +28,7 @@ from prefork.process.course import Course, Ending
 from prefork.process.crew import Crew, Death
 from prefork.process.foundry import Foundry
 from prefork.process.kernel import Kernel
-from prefork.process.messages import Drain, ReopenLogs
+from prefork.process.messages import Drain
 from prefork.process.pidfile import PidFile
 from prefork.process.plan import Plan, app_directories
 from prefork.process.ports import Ports
@@ -197,6 +197,8 @@ class Master:
             self._reloads.give_up("the server stops")
             self._staff.ports.refuse_new()
             self._staff.foundry.dismiss_all()
+            for record in self._staff.crew.roster.in_state(State.DRAINING):
+                self._retire(record)
             if self._course.ending is Ending.IMMEDIATE:
                 self._staff.foundry.kill_leaving()
 
@@ -209,8 +211,8 @@ class Master:
         except OSError as error:
             log.error("cannot reopen log.file %s: %s", chosen.file, error.strerror)
             return
-        self._staff.crew.broadcast(ReopenLogs(), [fd])
-        self._staff.foundry.broadcast(ReopenLogs(), [fd])
+        self._staff.crew.reopen_logs(chosen, fd)
+        self._staff.foundry.reopen_logs(chosen, fd)
         self._current.plan.log.redirect(fd)
 
     # --- what has happened ---
@@ -246,10 +248,10 @@ class Master:
         reloads.begin(self._current, self._course.target.count, staff)
         if reloads.running is not None:
             reloads.running.step()
-        generation = reloads.conclude()
-        self._course.consider(reloads.running.candidate if reloads.running is not None else None)
-        if generation is not None:
-            self._commit(generation)
+            self._course.consider(reloads.running.candidate)
+        if reloads.committed is not None:
+            self._commit(reloads.committed)
+        reloads.conclude()
 
     def _commit(self, generation: Generation) -> None:
         before, self._current = self._current, generation
@@ -294,7 +296,11 @@ class Master:
             self._staff.ports.grow(generation, chosen.config, slot + 1)
             self._staff.crew.spawn(slot, generation, chosen.config, mold)
         except (PreforkError, OSError, IndexError) as error:
-            self._staff.crew.postpone(slot, f"cannot start a worker: {error}")
+            if running is not None and running.number == generation:
+                running.fail(f"cannot start a worker: {error}")
+                self._course.consider(None)
+            else:
+                self._staff.crew.postpone(slot, f"cannot start a worker: {error}")
 
     def _retire(self, record: WorkerRecord) -> None:
         drain = record.link.config.timeouts.drain

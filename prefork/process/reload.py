@@ -109,6 +109,7 @@ class Reload:
         self.waiting: list[Callable[[Verdict], None]] = []
         self._current = current
         self._running = running
+        self._log = current.plan.log
         self._staff = staff
         self._phase = Phase.IMPORTING
         self._started_at = staff.clock()
@@ -131,8 +132,8 @@ class Reload:
         try:
             loaded = staff.source.read()
             self._check_fixed(loaded.config)
-            handler = self._open_log(loaded.config)
-            generation = build_generation(self.number, loaded, self._current.plan, handler)
+            self._log = self._open_log(loaded.config)
+            generation = build_generation(self.number, loaded, self._current.plan, self._log)
             slots = max(generation.count, self._running)
             staff.ports.prepare(self.number, loaded.config, slots)
             self.generation = generation
@@ -161,13 +162,14 @@ class Reload:
         staff, now = self._staff, self._staff.clock()
         if self.generation is None or self.verdict is not None:
             return
-        if self._phase is Phase.IMPORTING:
+        if self._phase in (Phase.IMPORTING, Phase.ROLLING):
             failure = staff.foundry.failure(self.number)
             if failure is not None:
                 if failure.detail:
                     log.error("the new code cannot be imported", extra={"detail": failure.detail})
                 self.fail(failure.reason)
-            elif staff.foundry.is_ready(self.number):
+                return
+            if staff.foundry.is_ready(self.number):
                 self._phase = Phase.ROLLING
         is_full = staff.crew.roster.is_full(self.generation.count, self.number)
         if self._phase is Phase.ROLLING and is_full:
@@ -200,8 +202,8 @@ class Reload:
         self._staff.foundry.dismiss(self.number)
         if self.generation is not None:
             self._staff.ports.abandon(self.number)
-            if self.generation.plan.log is not self._current.plan.log:
-                os.close(self.generation.plan.log.fd)
+        if self._log is not self._current.plan.log:
+            os.close(self._log.fd)
         log.error("reload refused: generation %d serves on: %s", self._current.number, reason)
 
     def on_death(self, generation: int, reason: str) -> None:

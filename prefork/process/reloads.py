@@ -48,15 +48,22 @@ class Reloads:
         self._next_number += 1
         self.running.begin()
 
-    def conclude(self) -> Generation | None:
-        """Tell a verdict to those who wait for it; return the generation that is to serve, if it is a new one."""
+    @property
+    def committed(self) -> Generation | None:
+        """The generation that is to serve from now on, if the reload under way has just come to that."""
+        reload = self.running
+        if reload is None or reload.verdict is None or reload.verdict.verdict != "committed":
+            return None
+        return reload.generation
+
+    def conclude(self) -> None:
+        """If there is a verdict, tell it to those who wait for it."""
         reload = self.running
         if reload is None or reload.verdict is None:
-            return None
+            return
         self.running, self.last = None, reload.verdict
         for waiter in reload.waiting:
             waiter(reload.verdict)
-        return reload.generation if reload.verdict.verdict == "committed" else None
 
     def give_up(self, reason: str) -> None:
         """The server stops: what is under way fails, what is wanted is refused."""

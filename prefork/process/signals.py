@@ -46,6 +46,6 @@ class SignalInbox:
         """Give the signals their default meaning again."""
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         os.close(self._read_fd)
         os.close(self._write_fd)

@@ -123,8 +123,10 @@ class Worker:
         self._server.watch(order.listener, order.slot, fd, Shift(order.watch, partner))
 
     def _drain(self, order: Drain) -> None:
-        if not self._server.site.draining.begun:
-            leave = (order.leave_from, order.leave_until)
+        leave = (order.leave_from, order.leave_until)
+        if self._server.site.draining.begun:
+            self._server.hasten(order.seconds, leave, self._is_over.set)
+        else:
             self._server.drain(order.seconds, leave, order.is_last, self._is_over.set)
 
     def _on_beat(self) -> None:

@@ -14,9 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefork.config.model import Framing, Limits
+from prefork.config.model import Limits
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
-from prefork.net.framing import build_framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.loop import new_loop
 from prefork.net.pulse import Pulse, transports
@@ -101,7 +100,9 @@ class Serving:
 
     def watch(self, watch: Watch = Watch.FIRST) -> Acceptor:
         """Accept from the socket."""
-        acceptor = Acceptor(ListeningSocket(self.listening.dup().detach()), self.service, self.reserve, Shift(watch))
+        acceptor = Acceptor(
+            ListeningSocket(self.listening.dup().detach()), self.service, self.reserve, Shift(watch)
+        )
         self.acceptors.append(acceptor)
         return acceptor
 
@@ -145,30 +146,27 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Any, listening: socket.socket, limits: Limits | None = None, framing: Framing | None = None
+    app: Any, listening: socket.socket, limits: Limits | None = None, watch: Watch | None = Watch.FIRST
 ) -> AsyncIterator[Serving]:
-    """Serve an app on a listening socket, on the loop that runs; it is watched from the beginning."""
+    """Serve an app on a listening socket, on the loop that runs.
+
+    Args:
+        watch: how the socket is watched from the beginning; None: not yet.
+    """
     loop = asyncio.get_running_loop()
     site = Worksite(loop, loop.prefork_selector, None, Draining())  # type: ignore[attr-defined, arg-type]
     limits = limits or Limits()
-    service = Service("test", limits, build_framing(framing or Framing(), limits.frame), site)
+    service = Service("test", limits, None, site)
     service.make_protocol = build_protocol_factory(app, service)
     made = Serving(listening, site, service)
     site.tally = Tally(made.scoreboard.page(0))
-    service.on_room = lambda: resume_all(made)
     Pulse(site, PULSE_SECONDS, lambda: setattr(service, "now", site.now))
-    made.watch()
+    if watch is not None:
+        made.watch(watch)
     try:
         yield made
     finally:
         await made.end()
-
-
-def resume_all(made: Serving) -> None:
-    if made.service.is_waiting and not made.service.is_full:
-        made.service.is_waiting = False
-        for acceptor in made.acceptors:
-            acceptor.resume()
 
 
 def run(scenario: Coroutine[Any, Any, Result]) -> Result:

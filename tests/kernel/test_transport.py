@@ -118,7 +118,7 @@ def test_a_protocol_that_keeps_its_half_open_can_answer_after_the_peers_end(list
         async with serving(protocols, listening) as server:
             client = await server.connect()
             client.finish()
-            late = (await until(lambda: protocols.made and "eof_received" in protocols.made[0].calls and protocols))
+            late = await until(lambda: protocols.made and "eof_received" in protocols.made[0].calls and protocols)
             late.made[0].transport.write(b"late")
             late.made[0].transport.close()
             assert await client.receive_all() == b"late"
@@ -263,7 +263,9 @@ def test_one_connection_may_write_to_another_while_it_reads(listening: socket.so
     run(scenario())
 
 
-def test_echoes_of_three_hundred_clients_at_once_survive_more_events_than_one_poll_takes(tcp: socket.socket) -> None:
+def test_echoes_of_three_hundred_clients_at_once_survive_more_events_than_one_poll_takes(
+    tcp: socket.socket,
+) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp) as server:
             clients = [await server.connect() for _ in range(300)]

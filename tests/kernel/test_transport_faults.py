@@ -212,5 +212,3 @@ def test_a_failing_resume_or_pause_is_reported_and_survived(
             assert server.count(Cell.ERRORS) == 2
 
     run(scenario())
-
-

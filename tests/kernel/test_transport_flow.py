@@ -58,7 +58,9 @@ def test_a_writer_is_paused_above_the_high_mark_and_resumed_at_the_low_one(liste
         protocols = Gathering(Writes)
         async with serving(protocols, listening) as server:
             client = await server.connect(SMALL_BUFFER)
-            (writer,) = await until(lambda: protocols.made and hasattr(protocols.made[0], "transport") and protocols.made)
+            (writer,) = await until(
+                lambda: protocols.made and hasattr(protocols.made[0], "transport") and protocols.made
+            )
             written = 0
             while "pause_writing" not in writer.calls:
                 writer.transport.write(BLOCK[:10_000])
@@ -82,7 +84,9 @@ def test_a_handler_waits_in_send_while_the_peer_does_not_read(listening: socket.
     async def scenario() -> None:
         async with serving(handle, listening) as server:
             client = await server.connect(SMALL_BUFFER)
-            await until(lambda: server.transports and server.transports[0].get_write_buffer_size() > HIGH_WATER_BYTES)
+            await until(
+                lambda: server.transports and server.transports[0].get_write_buffer_size() > HIGH_WATER_BYTES
+            )
             before = len(sent)
             await turn(0.05)
             assert len(sent) == before < 20

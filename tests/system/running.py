@@ -154,7 +154,11 @@ class Running:
         """Send the master a signal; wait for its end; return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(within)
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
 
     def descendants(self) -> set[int]:
         """Return the pids of all processes below the master."""

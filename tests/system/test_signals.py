@@ -53,7 +53,7 @@ def test_a_burst_of_hups_is_at_most_a_few_reloads(server: Running) -> None:
     assert server.reload()["verdict"] == "committed"
     eventually(lambda: len(server.workers()) == len(server.worker_pids()) == 2)
     assert server.status()["generation"] < 100
-    eventually(lambda: count_fds(server.pid) == fds)
+    eventually(lambda: count_fds(server.pid) <= fds)
 
 
 def test_term_to_a_worker_replaces_it_without_losing_a_connection(server: Running) -> None:

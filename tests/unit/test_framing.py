@@ -46,7 +46,9 @@ def test_what_was_encoded_is_decoded(delimiter: bytes) -> None:
     for seed in SEEDS:
         dice = random.Random(seed)
         frames = [bytes(dice.choice(b"xyz \0\xff") for _ in range(dice.randrange(20))) for _ in range(5)]
-        frames = [frame for frame in frames if delimiter not in frame + delimiter[:-1] and not frame.endswith(delimiter)]
+        frames = [
+            frame for frame in frames if delimiter not in frame + delimiter[:-1] and not frame.endswith(delimiter)
+        ]
         lines = Lines(100, delimiter)
         data = b"".join(map(lines.encode, frames))
         assert feed(lines, cut(data, dice)) == (frames, 0)

@@ -1,0 +1,94 @@
+"""Log records as text and as JSON: one line each, whatever a peer has put into them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from prefork.log import Fields, JsonFormatter, TextFormatter
+
+NASTY = "one\ntwo\rthree\x1b[31m\x00 \u2028 \u202e end"
+
+
+def record(message: str, *arguments: object, level: int = logging.INFO, **more: Any) -> logging.LogRecord:
+    made = logging.LogRecord("prefork.echo", level, __file__, 1, message, arguments, None)
+    made.__dict__.update(more)
+    return made
+
+
+def failure() -> tuple[Any, Any, Any]:
+    try:
+        raise ValueError("on purpose")
+    except ValueError:
+        return sys.exc_info()
+
+
+def test_text_is_one_line_with_time_level_process_logger_and_message() -> None:
+    line = TextFormatter().format(record("hello %s", "world", who="worker 1 g3", process=4711))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} info    worker 1 g3 \(4711\) prefork\.echo: hello world", line)
+
+
+def test_text_stays_on_its_line_whatever_the_message_says() -> None:
+    line = TextFormatter().format(record("%s", NASTY))
+    assert line.isprintable()
+    assert r"one\ntwo\rthree\x1b[31m\x00 \u2028 \u202e end" in line
+
+
+def test_text_shows_letters_of_any_script_as_they_are() -> None:
+    assert TextFormatter().format(record("grüße 你好 🙂")).endswith("grüße 你好 🙂")
+
+
+def test_text_has_a_traceback_below_its_line() -> None:
+    first, *rest = TextFormatter().format(record("failed", exc_info=failure())).splitlines()
+    assert first.endswith("failed")
+    assert rest[-1] == "ValueError: on purpose"
+
+
+def test_text_has_a_detail_below_its_line() -> None:
+    assert TextFormatter().format(record("the stack:", detail="a\nb")).splitlines()[1:] == ["a", "b"]
+
+
+def test_json_is_one_object_on_one_line_with_the_fields_that_are_there() -> None:
+    line = JsonFormatter().format(
+        record("%s", NASTY, slot=1, generation=3, conn="echo-1", process=7, created=0.25)
+    )
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "ts": "1970-01-01T00:00:00.250000Z",
+        "level": "info",
+        "logger": "prefork.echo",
+        "msg": NASTY,
+        "pid": 7,
+        "slot": 1,
+        "generation": 3,
+        "conn": "echo-1",
+    }
+
+
+def test_json_keeps_a_traceback_on_its_line() -> None:
+    line = JsonFormatter().format(record("failed", exc_info=failure()))
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["detail"].endswith("ValueError: on purpose")
+
+
+def test_json_takes_any_value_of_a_field() -> None:
+    assert json.loads(JsonFormatter().format(record("x", peer=object())))["peer"].startswith("<object")
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_half_a_surrogate_pair_from_a_peer_can_be_written(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("%s", b"\xff\xfe".decode("utf-8", "surrogateescape")))
+    assert line.encode("utf-8", "backslashreplace")
+
+
+def test_fields_of_the_process_are_added_and_do_not_hide_those_of_the_record() -> None:
+    fields = Fields(slot=1, who="worker")
+    bare, own = record("x"), record("x", slot=9)
+    assert fields.filter(bare)
+    assert fields.filter(own)
+    assert (bare.__dict__["slot"], own.__dict__["slot"], own.__dict__["who"]) == (1, 9, "worker")
