@@ -95,10 +95,13 @@ class Server:
         self.site.loop.call_later(seconds, self._cut, on_done)
         self._let_leave(leave, on_done)
 
+    def stop_accepting(self) -> None:
+        """Close the listening sockets."""
+        while self._acceptors:
+            self._acceptors.popitem()[1].close()
+
     def _let_leave(self, leave: tuple[float, float], on_done: Callable[[], None]) -> None:
-        for acceptor in self._acceptors.values():
-            acceptor.close()
-        self._acceptors.clear()
+        self.stop_accepting()
         site = self.site
         now = site.loop.time()
         for transport in transports(site):

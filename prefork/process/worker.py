@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 
 from setproctitle import setproctitle
 
@@ -55,7 +56,7 @@ class Worker:
         self._channel = Channel(socket.socket(fileno=self._channel_fd))
         self._apps = apps
         self._title = ""
-        self._is_bound = False  # to the master: the kernel tells of its death
+        self._give_up_ports: Callable[[], None] = lambda: None
 
     def run(self) -> int:
         """Live the process's life; return its exit code."""
@@ -67,6 +68,7 @@ class Worker:
         faulthandler.enable(file=self._stack_fd)
         faulthandler.register(signal.SIGUSR2, file=self._stack_fd)
         signal.signal(signal.SIGQUIT, self._on_orphaned)
+        die_with_parent(signal.SIGQUIT)  # the process in between first, then the master
         try:
             apps = self._apps or import_apps(plan)
             loop, selector = new_loop()
@@ -82,6 +84,7 @@ class Worker:
         page = self._plan.scoreboard.page(self._order.seat)
         site = Worksite(loop, selector, Tally(page), Draining(), label)
         self._server = Server(self._plan.config.listeners, apps.found, site)
+        self._give_up_ports = self._server.stop_accepting
         self._is_over = asyncio.Event()
         Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
         async with contextlib.AsyncExitStack() as stack:
@@ -131,9 +134,6 @@ class Worker:
 
     def _on_beat(self) -> None:
         self._server.tell_time()
-        if not self._is_bound and os.getppid() == self._plan.master_pid:  # not the process in between
-            self._is_bound = True
-            die_with_parent(signal.SIGQUIT)
         self._show_title()
 
     def _show_title(self) -> None:
@@ -148,7 +148,8 @@ class Worker:
             setproctitle(title)
 
     def _on_orphaned(self, number: int, frame: object) -> None:  # noqa: ARG002  # a signal handler's arguments
-        """The master may be gone: if so, the kernel ends this process soon, whatever the loop does."""
+        """The master may be gone. If so, a loop that stands still gives up the port here, and ends soon."""
         if os.getppid() != self._plan.master_pid:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(ORPHAN_ALARM_SECONDS)
+            self._give_up_ports()

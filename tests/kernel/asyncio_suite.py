@@ -22,17 +22,17 @@ class Outcomes(unittest.TestResult):
         self.failed: dict[str, str] = {}
         self.ran: list[str] = []
 
-    def startTest(self, test: Any) -> None:  # noqa: N802  # unittest's name
+    def startTest(self, test: Any) -> None:  # unittest's name
         super().startTest(test)
         self.ran.append(test.id())
 
-    def addError(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addError(self, test: Any, err: Any) -> None:
         super().addError(test, err)
         self.failed[test.id()] = f"{err[0].__name__}: {err[1]}"
 
-    addFailure = addError  # noqa: N815
+    addFailure = addError
 
-    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
         super().addSubTest(test, subtest, err)
         if err is not None:
             self.failed[test.id()] = f"{err[0].__name__}: {err[1]}"

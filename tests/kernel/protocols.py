@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-Made = TypeVar("Made", bound=asyncio.BaseProtocol)
+from tests.kernel.serving import until
 
 
 class Recorder(asyncio.Protocol):
@@ -100,3 +100,8 @@ class Gathering:
     def __call__(self) -> Any:
         self.made.append(self._make())
         return self.made[-1]
+
+    async def first(self) -> Any:
+        """Wait until the first protocol has its connection; return it."""
+        await until(lambda: self.made and self.made[0].calls)
+        return self.made[0]

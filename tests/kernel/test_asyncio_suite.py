@@ -16,8 +16,8 @@ SUITE = Path(__file__).with_name("asyncio_suite.py")
 ROOT = SUITE.parents[2]
 MODULES = (
     "test_events", "test_streams", "test_subprocess", "test_sock_lowlevel", "test_server", "test_base_events",
-    "test_selector_events", "test_unix_events", "test_sendfile", "test_buffered_proto", "test_ssl", "test_sslproto",
-    "test_runners", "test_timeouts", "test_tasks",
+    "test_selector_events", "test_unix_events", "test_sendfile", "test_buffered_proto", "test_ssl",
+    "test_sslproto", "test_runners", "test_timeouts", "test_tasks",
 )  # fmt: skip
 SUITE_SECONDS = 240
 OTHERS = ("python3.11", "python3.12", "python3.13")

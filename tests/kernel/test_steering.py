@@ -83,24 +83,32 @@ def test_what_the_kernel_refuses_is_told_and_not_raised() -> None:
         assert steering.attach(sock, range(1, 5000)) is False
 
 
-def test_after_handshakes_are_dropped_who_is_connected_is_accepted_and_nobody_else_comes_in() -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(16)
-        early = socket.create_connection(listening.getsockname(), 5)
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(16)
+        yield sock
+
+
+def test_after_handshakes_are_dropped_who_is_connected_is_served(listening: socket.socket) -> None:
+    with socket.create_connection(listening.getsockname(), 5) as early:
         early.send(b"in the queue")
         if not steering.drop_handshakes(listening):
             pytest.skip("this kernel refuses SO_ATTACH_FILTER")
-        with socket.socket() as late:
-            late.setblocking(False)
-            assert late.connect_ex(listening.getsockname()) != 0
-            accepted, _ = listening.accept()
-            with accepted, early:
-                early.send(b", and later")
-                early.shutdown(socket.SHUT_WR)
-                with accepted.makefile("rb") as file:
-                    assert file.read() == b"in the queue, and later"
-                accepted.send(b"answered")
-                assert early.recv(100) == b"answered"
-            listening.setblocking(False)
-            assert select.select([listening, late], [late], [], 0.3) == ([], [], [])
+        accepted, _ = listening.accept()
+        with accepted, accepted.makefile("rb") as file:
+            early.send(b", and later")
+            early.shutdown(socket.SHUT_WR)
+            assert file.read() == b"in the queue, and later"
+            accepted.send(b"answered")
+            assert early.recv(100) == b"answered"
+
+
+def test_after_handshakes_are_dropped_nobody_else_comes_in(listening: socket.socket) -> None:
+    if not steering.drop_handshakes(listening):
+        pytest.skip("this kernel refuses SO_ATTACH_FILTER")
+    with socket.socket() as late:
+        late.setblocking(False)
+        late.connect_ex(listening.getsockname())
+        assert select.select([listening], [late], [], 0.3) == ([], [], [])

@@ -80,7 +80,8 @@ def test_our_half_close_ends_their_input_and_leaves_ours_open(listening: socket.
         async with serving(protocols, listening) as server:
             client = await server.connect()
             await client.send(b"hello")
-            server_side = (await until(lambda: protocols.made and protocols.made[0].data and protocols.made))[0]
+            server_side = await protocols.first()
+            await until(lambda: server_side.data)
             server_side.transport.write(b"goodbye")
             server_side.transport.write_eof()
             assert await client.receive_all() == b"goodbye"
@@ -118,12 +119,13 @@ def test_a_protocol_that_keeps_its_half_open_can_answer_after_the_peers_end(list
         async with serving(protocols, listening) as server:
             client = await server.connect()
             client.finish()
-            late = await until(lambda: protocols.made and "eof_received" in protocols.made[0].calls and protocols)
-            late.made[0].transport.write(b"late")
-            late.made[0].transport.close()
+            late = await protocols.first()
+            await until(lambda: "eof_received" in late.calls)
+            late.transport.write(b"late")
+            late.transport.close()
             assert await client.receive_all() == b"late"
             await server.until_closed()
-            assert late.made[0].calls == ["connection_made", "eof_received", "connection_lost"]
+            assert late.calls == ["connection_made", "eof_received", "connection_lost"]
 
     run(scenario())
 

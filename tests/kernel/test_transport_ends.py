@@ -36,13 +36,6 @@ except OSError:
 """
 
 
-async def accepted(protocols: Gathering) -> Recorder:
-    """Wait for the first connection; return its protocol."""
-    await until(lambda: protocols.made and protocols.made[0].calls)
-    protocol: Recorder = protocols.made[0]
-    return protocol
-
-
 def is_unix(listening: socket.socket) -> bool:
     return listening.family == socket.AF_UNIX
 
@@ -52,7 +45,7 @@ def test_a_close_delivers_all_that_was_written_before(listening: socket.socket) 
         protocols = Gathering()
         async with serving(protocols, listening) as server:
             client = await server.connect()
-            writer = await accepted(protocols)
+            writer = await protocols.first()
             for _ in range(8):
                 writer.transport.write(BLOCK)
             writer.transport.close()
@@ -173,7 +166,7 @@ def test_an_abort_is_a_reset(listening: socket.socket) -> None:
         protocols = Gathering()
         async with serving(protocols, listening) as server:
             client = await server.connect()
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             protocol.transport.write(BLOCK * 8)
             protocol.transport.abort()
             protocol.transport.abort()
@@ -193,7 +186,7 @@ def test_an_abort_after_a_close_ends_a_flush_that_takes_too_long(tcp: socket.soc
         protocols = Gathering()
         async with serving(protocols, tcp) as server:
             await server.connect(4096)
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             protocol.transport.write(BLOCK * 8)
             protocol.transport.close()
             await turn(0.02)
@@ -210,7 +203,7 @@ def test_a_reset_by_the_peer_is_told_and_counted(tcp: socket.socket) -> None:
         protocols = Gathering()
         async with serving(protocols, tcp) as server:
             client = await server.connect()
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             client.reset()
             await server.until_closed()
             assert [type(error) for error in protocol.lost] == [ConnectionResetError]
@@ -224,7 +217,7 @@ def test_a_reset_while_we_write_is_told_once(tcp: socket.socket) -> None:
         protocols = Gathering()
         async with serving(protocols, tcp) as server:
             client = await server.connect(4096)
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             protocol.transport.write(BLOCK * 8)
             client.reset()
             for _ in range(100):
@@ -242,7 +235,7 @@ def test_what_is_written_after_a_close_is_dropped(listening: socket.socket) -> N
         protocols = Gathering()
         async with serving(protocols, listening) as server:
             client = await server.connect()
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             protocol.transport.write(b"before")
             protocol.transport.close()
             protocol.transport.write(b"after")
@@ -279,7 +272,7 @@ def test_a_write_after_our_end_of_file_is_an_error(listening: socket.socket) -> 
         protocols = Gathering(KeepsOpen)
         async with serving(protocols, listening) as server:
             await server.connect()
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             assert protocol.transport.can_write_eof()
             protocol.transport.write_eof()
             protocol.transport.write_eof()
@@ -302,7 +295,7 @@ def test_a_write_after_our_end_of_file_is_an_error_in_a_read_event_too(listening
         protocols = Gathering(WritesLate)
         async with serving(protocols, listening) as server:
             client = await server.connect()
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             protocol.transport.write_eof()
             await client.send(b"now")
             await until(lambda: protocol.data == b"now")
@@ -321,7 +314,7 @@ def test_a_silent_connection_is_ended_after_limits_idle(listening: socket.socket
         async with serving(protocols, listening, Limits(idle=0.3)) as server:
             client = await server.connect()
             begun = time.monotonic()
-            protocol = await accepted(protocols)
+            protocol = await protocols.first()
             await client.send(b"x")
             await within(5, server.until_closed())
             assert time.monotonic() - begun > 0.25

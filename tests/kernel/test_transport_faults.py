@@ -205,7 +205,7 @@ def test_a_failing_resume_or_pause_is_reported_and_survived(
         protocols = Gathering(Fails)
         async with serving(protocols, tcp) as server:
             client = await server.connect()
-            (protocol,) = await until(lambda: protocols.made and server.transports and protocols.made)
+            protocol = await protocols.first()
             data = bytes(8 << 20)
             protocol.transport.write(data)
             assert await client.receive_exactly(len(data)) == data

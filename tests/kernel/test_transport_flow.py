@@ -58,9 +58,7 @@ def test_a_writer_is_paused_above_the_high_mark_and_resumed_at_the_low_one(liste
         protocols = Gathering(Writes)
         async with serving(protocols, listening) as server:
             client = await server.connect(SMALL_BUFFER)
-            (writer,) = await until(
-                lambda: protocols.made and hasattr(protocols.made[0], "transport") and protocols.made
-            )
+            writer = await protocols.first()
             written = 0
             while "pause_writing" not in writer.calls:
                 writer.transport.write(BLOCK[:10_000])
@@ -168,7 +166,7 @@ def test_nothing_arrives_while_reading_is_paused_and_all_of_it_afterwards(listen
         protocols = Gathering()
         async with serving(protocols, listening) as server:
             client = await server.connect()
-            (reader,) = await until(lambda: protocols.made and server.transports and protocols.made)
+            reader = await protocols.first()
             reader.transport.pause_reading()
             reader.transport.pause_reading()
             assert not reader.transport.is_reading()
@@ -187,7 +185,7 @@ def test_a_peers_end_is_learnt_only_when_reading_goes_on(listening: socket.socke
         protocols = Gathering()
         async with serving(protocols, listening) as server:
             client = await server.connect()
-            (reader,) = await until(lambda: protocols.made and server.transports and protocols.made)
+            reader = await protocols.first()
             reader.transport.pause_reading()
             await client.send(b"last")
             client.finish()
@@ -207,7 +205,7 @@ def test_a_paused_connection_costs_no_turns_of_the_loop_when_its_peer_hangs_up(t
         protocols = Gathering()
         async with serving(protocols, tcp) as server:
             client = await server.connect()
-            (reader,) = await until(lambda: protocols.made and server.transports and protocols.made)
+            reader = await protocols.first()
             reader.transport.pause_reading()
             await client.send(b"x")
             client.reset()
@@ -221,7 +219,7 @@ def test_a_peer_that_never_reads_is_cut_beyond_the_limit_of_the_buffer(tcp: sock
         protocols = Gathering()
         async with serving(protocols, tcp, Limits(buffer=262_144)) as server:
             await server.connect(SMALL_BUFFER)
-            (writer,) = await until(lambda: protocols.made and server.transports and protocols.made)
+            writer = await protocols.first()
             while not writer.lost:  # it does not mind pause_writing
                 writer.transport.write(BLOCK[:50_000])
                 await turn(0.02)
@@ -237,7 +235,7 @@ def test_a_burst_beyond_the_limit_is_taken_by_a_peer_that_reads(listening: socke
         protocols = Gathering()
         async with serving(protocols, listening, Limits(buffer=262_144)) as server:
             client = await server.connect()
-            (writer,) = await until(lambda: protocols.made and server.transports and protocols.made)
+            writer = await protocols.first()
             for _ in range(8):
                 writer.transport.write(BLOCK)
             assert await client.receive_exactly(8 * MEBIBYTE) == BLOCK * 8

@@ -165,7 +165,7 @@ def test_a_cancellation_in_the_turn_in_which_bytes_arrive_loses_neither(read: Re
     async def handle(conn: Connection) -> None:
         task = asyncio.ensure_future(reader(conn))
         await asyncio.sleep(0)
-        steps = [task.cancel, lambda: conn.data_received(b"hello")]
+        steps: list[Callable[[], object]] = [task.cancel, lambda: conn.data_received(b"hello")]
         for step in steps if is_first else reversed(steps):
             asyncio.get_running_loop().call_soon(step)
         await asyncio.wait([task])

@@ -45,10 +45,10 @@ def test_messages_cannot_be_changed() -> None:
 
 
 JUNK = [
-    b"", b"\xff", b"null", b"1", b"{}", b"[]", b'["Ready"]', b'["Ready", null]', b'["Ready", []]', b'["Ready", {"x": 1}]',
-    b'["Nothing", {}]', b'["Spawned", {}]', b'["Spawned", {"pid": 1, "x": 2}]', b'[["Ready"], {}]', b'[{}, {}]',
-    b'["Cover", {"listener": "a", "slot": 0, "watch": "sometimes"}]', b'["Cover", {"watch": []}]',
-    b"[" * 100_000, b'["Ready", {}] trailing', b'["Ready", "watch"]', b'["Ready", 5]',
+    b"", b"\xff", b"null", b"1", b"{}", b"[]", b'["Ready"]', b'["Ready", null]', b'["Ready", []]',
+    b'["Ready", {"x": 1}]', b'["Nothing", {}]', b'["Spawned", {}]', b'["Spawned", {"pid": 1, "x": 2}]',
+    b'[["Ready"], {}]', b"[{}, {}]", b'["Cover", {"listener": "a", "slot": 0, "watch": "sometimes"}]',
+    b'["Cover", {"watch": []}]', b"[" * 100_000, b'["Ready", {}] trailing', b'["Ready", "watch"]', b'["Ready", 5]',
 ]  # fmt: skip
 
 

@@ -167,14 +167,13 @@ def test_a_slot_that_waits_is_not_spawned_and_its_time_is_a_deadline() -> None:
     assert [a.step for a in reconcile(roster, Target(1, 1), 10.0 + wait)] == [Step.SPAWN]
 
 
-def test_a_slot_of_a_candidate_that_cannot_be_spawned_is_not_asked_for_again_at_once() -> None:
-    """Else the master asks for ever, within one turn of its loop, while no descriptor is left."""
-    roster = Roster([record()])
-    target = Target(1, 1, Candidate(2, 1))
-    assert [a.step for a in reconcile(roster, target, 10.0)] == [Step.SPAWN]
-    wait = roster.back_off(0, 10.0)
-    assert reconcile(roster, target, 10.0) == []
-    assert [a.step for a in reconcile(roster, target, 10.0 + wait)] == [Step.SPAWN]
+def test_a_candidate_does_not_wait_for_the_back_off_of_its_predecessors() -> None:
+    """A reload is the cure of an app that crashes: it comes at once."""
+    roster = Roster([record(1)])
+    for _ in range(10):
+        roster.back_off(0, 10.0)
+    actions = reconcile(roster, Target(2, 1, Candidate(2, 2)), 10.0)
+    assert [(a.step, a.slot, a.generation) for a in actions] == [(Step.SPAWN, 0, 2)]
 
 
 # --- histories ---

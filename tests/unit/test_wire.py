@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,16 @@ from prefork.errors import RemoteProtocolError
 from prefork.wire import default_control, is_usable, pack, run_directories, unpack
 
 LIMIT = 1000
-MESSAGES = [{"id": 1}, {"command": "status", "arguments": {"a": [1, None, "ü"]}}, {}, {"x": "y" * 200}]
+MESSAGES: list[dict[str, Any]] = [
+    {"id": 1},
+    {"command": "status", "arguments": {"a": [1, None, "ü"]}},
+    {},
+    {"x": "y" * 200},
+]
 
 
 def test_messages_come_back_however_the_bytes_arrive() -> None:
-    data = b"".join(map(pack, MESSAGES))
+    data = b"".join(pack(message) for message in MESSAGES)
     for seed in range(200):
         dice = random.Random(seed)
         places = sorted(dice.randrange(len(data)) for _ in range(dice.randrange(12)))
