@@ -86,7 +86,8 @@ class Mold:
 
     def _beget(self, order: Spawn, fds: list[int]) -> int:
         """Be the process in between: its end makes the worker a child of the master."""
-        self._plan.kernel.fork(lambda: Worker(self._plan, order, fds, self._apps).run())
+        parent = os.getpid()
+        self._plan.kernel.fork(lambda: Worker(self._plan, order, fds, self._apps).run(parent))
         return 0
 
     def _warn_of_threads(self) -> None:

@@ -58,8 +58,12 @@ class Worker:
         self._title = ""
         self._give_up_ports: Callable[[], None] = lambda: None
 
-    def run(self) -> int:
-        """Live the process's life; return its exit code."""
+    def run(self, parent: int) -> int:
+        """Live the process's life; return its exit code.
+
+        Args:
+            parent: the pid of the process in between, which is about to leave this one to the master.
+        """
         plan, slot = self._plan, self._order.slot
         close_all_but({0, 1, 2, plan.log.fd, self._channel_fd, self._stack_fd})
         self._channel.send(Spawned(os.getpid()))
@@ -69,6 +73,8 @@ class Worker:
         faulthandler.register(signal.SIGUSR2, file=self._stack_fd)
         signal.signal(signal.SIGQUIT, self._on_orphaned)
         die_with_parent(signal.SIGQUIT)  # the process in between first, then the master
+        if os.getppid() not in (parent, plan.master_pid):  # the master has died meanwhile
+            return 1
         try:
             apps = self._apps or import_apps(plan)
             loop, selector = new_loop()
