@@ -74,7 +74,7 @@ class TextFormatter(logging.Formatter):
         message = _escape(record.getMessage())
         text = f"{clock}.{int(record.msecs):03d} {level:<7} {who} ({record.process}) {record.name}: {message}"
         detail = _detail(self, record)
-        return f"{text}\n{detail}" if detail else text
+        return "\n  ".join([text, *map(_escape, detail.splitlines())])
 
 
 class JsonFormatter(logging.Formatter):
@@ -98,7 +98,7 @@ class JsonFormatter(logging.Formatter):
 
 def _escape(message: str) -> str:
     """Keep a message on its line, whatever a peer has put into it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
 def _detail(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -79,7 +79,7 @@ class Connection(Inlet):
     @property
     def is_busy(self) -> bool:
         """Whether the handler is at work, not waiting for the peer."""
-        return not self.is_waiting and self._task is not None
+        return not self.is_waiting and self._blocked is None and self._task is not None
 
     def timeout(self, seconds: float | None) -> asyncio.Timeout:
         """Return `asyncio.timeout(seconds)`: in `async with conn.timeout(5): …` TimeoutError ends the wait."""
@@ -185,11 +185,14 @@ class Connection(Inlet):
         self._task = None
         transport = self._transport
         error = None if task.cancelled() else task.exception()
-        is_lost = self._end is not None and isinstance(error, ConnectionError | type(self._end))
-        if isinstance(error, RemoteProtocolError) or (error is not None and is_lost):
+        if error is None or (isinstance(error, SystemExit) and transport.is_closing()):
+            pass  # nothing to tell, or told by the transport, through which asyncio let it pass
+        elif isinstance(error, RemoteProtocolError):
             self._service.report_peer(error, transport.serial, transport.peer)
-        elif error is not None:
+        elif self._end is None or self._end not in (error, error.__cause__):
             self._service.report_error(error, transport.serial, transport.peer)
+        if self._end is not None:
+            self._end.__traceback__ = None  # its frames hold this connection
         transport.close()
         site = self._service.site
         site.handlers -= 1
@@ -268,10 +271,10 @@ class FramedConnection(Connection):
             frames.extend(self._input)
             self._hold()  # a reader that does not keep up has two reads' worth of frames at the most
         self._input = frames
-        wakeup = self._wakeup
-        if wakeup is not None:
-            self._wakeup = None
-            self._context.run(wakeup, self)  # type: ignore[union-attr]  # set together with the wake-up
+        self._wake()
+        if self._decoder.refusal is not None:
+            self._hold()
+            self.end_input(self._decoder.refusal)
 
     def end_input(self, reason: BaseException | None = None) -> None:
         if reason is not None or not self._decoder.pending:

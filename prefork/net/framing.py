@@ -22,6 +22,10 @@ class Decoder(Protocol):
     def pending(self) -> int:
         """Bytes of a frame that has begun and not ended."""
 
+    @property
+    def refusal(self) -> RemoteProtocolError | None:
+        """What the next `feed` raises, when whole frames came before a frame over the limit."""
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that are whole now, in order.
 
@@ -59,35 +63,56 @@ class Lines:
 
 
 class _LineDecoder:
-    __slots__ = ("_delimiter", "_max_bytes", "_tail")
+    __slots__ = ("_delimiter", "_edge", "_max_bytes", "_parts", "pending", "refusal")
 
     def __init__(self, framing: Lines) -> None:
         self._delimiter = framing.delimiter
         self._max_bytes = framing.max_bytes
-        self._tail = b""
-
-    @property
-    def pending(self) -> int:
-        return len(self._tail)
+        self._parts: list[bytes] = []  # of a frame that is not whole; joined once, when it is
+        self._edge = b""  # their last bytes, in which a delimiter may have begun
+        self.pending = 0
+        self.refusal: RemoteProtocolError | None = None
 
     def feed(self, data: bytes) -> list[bytes]:
-        if self._tail:
-            data = self._tail + data
+        if self.refusal is not None:
+            raise self.refusal
+        if self.pending:
+            if self._delimiter not in self._edge + data:
+                self._keep(data)
+                return []
+            data = b"".join((*self._parts, data))
+            self._parts.clear()
+            self.pending = 0
         frames = data.split(self._delimiter)
-        self._tail = tail = frames.pop()
-        # Of the longest frame the tail may hold all, and its delimiter but the last byte.
-        if len(tail) >= self._max_bytes + len(self._delimiter):
-            self._refuse(len(tail))
+        tail = frames.pop()
         if len(data) > self._max_bytes:
-            for frame in frames:
+            for place, frame in enumerate(frames):
                 if len(frame) > self._max_bytes:
-                    self._refuse(len(frame))
+                    self._refuse(len(frame), is_first=not place)
+                    return frames[:place]
+        if tail:
+            self._edge = b""
+            self._keep(tail, is_first=not frames)
         return frames
 
-    def _refuse(self, size: int) -> None:
-        raise RemoteProtocolError(
+    def _keep(self, data: bytes, is_first: bool = True) -> None:
+        self._parts.append(data)
+        self.pending += len(data)
+        edge = len(self._delimiter) - 1
+        if edge:
+            self._edge = (self._edge + data)[-edge:]
+        # Of the longest frame the tail may hold all, and its delimiter but the last byte.
+        if self.pending > self._max_bytes + edge:
+            self._refuse(self.pending, is_first)
+
+    def _refuse(self, size: int, is_first: bool) -> None:
+        """Raise now, or, so that what came before is not lost, with the next call."""
+        self._parts.clear()
+        self.refusal = RemoteProtocolError(
             f"cannot read a line: it has {size} bytes or more, the limit is {self._max_bytes} (limits.frame)"
         )
+        if is_first:
+            raise self.refusal
 
 
 def build_framing(chosen: FramingConfig, limit: int) -> Framing | None:

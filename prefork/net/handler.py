@@ -54,11 +54,14 @@ class _Streams:
         return asyncio.StreamReaderProtocol(reader, self._run, loop=loop)
 
     async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport: Any = writer.transport
         try:
             await self._handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
-            self._service.report_peer(error, 0, writer.get_extra_info("peername"))
+        except asyncio.CancelledError:
+            raise
         except USER_ERRORS as error:
-            self._service.report_error(error, 0, writer.get_extra_info("peername"))
+            lost = reader.exception()
+            if lost is None or lost not in (error, error.__cause__):  # else the transport has told it
+                self._service.report_error(error, transport.serial, transport.peer)
         finally:
             writer.close()

@@ -103,6 +103,7 @@ class Inlet:
         """
         while len(self._input or b"") < count:
             if self._end is not None:
+                self._read_end()
                 partial = self._take(count) if self._input else b""
                 raise asyncio.IncompleteReadError(partial, count) from self._end
             await self._wait(count)
@@ -130,6 +131,7 @@ class Inlet:
             if at >= 0:
                 return self._take(end)
             if self._end is not None:
+                self._read_end()
                 raise asyncio.IncompleteReadError(self._take(end) if end else b"", None) from self._end
             start = max(0, len(data) - len(separator) + 1)
             await self._wait(most + 1)
@@ -142,8 +144,10 @@ class Inlet:
         if self._is_held:
             self._release()
         self._asyncio_future_blocking = True
-        yield self
-        self._mark = INPUT_BYTES
+        try:
+            yield self
+        finally:
+            self._mark = INPUT_BYTES
 
     def _check_next(self) -> None:
         """Raise what ends the iteration now, if anything does.
@@ -179,8 +183,13 @@ class Inlet:
 
     def _take(self, count: int) -> bytes:
         data = self._input
-        taken = data if count >= len(data) else data[:count]
-        self._input = data[count:] or None
+        if count >= len(data):
+            taken, self._input = data, None
+        else:
+            if type(data) is bytes:
+                data = self._input = bytearray(data)
+            taken = data[:count]
+            del data[:count]  # from the front a bytearray only moves its start
         if self._is_held:
             self._release()
         return taken if type(taken) is bytes else bytes(taken)

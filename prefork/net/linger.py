@@ -15,6 +15,7 @@ from prefork.net.service import Service
 
 LINGER_SECONDS = 2.0  # nginx: lingering_timeout 5 s
 DROP_BYTES = 65_536
+READS_PER_EVENT = 16  # then others have their turn; epoll reports the rest again
 
 
 class Linger:
@@ -34,8 +35,11 @@ class Linger:
 
     def on_event(self, mask: int) -> None:  # noqa: ARG002  # any event is answered by a read
         try:
-            while self._socket.recv(DROP_BYTES):
-                pass
+            for _ in range(READS_PER_EVENT):
+                if not self._socket.recv(DROP_BYTES):
+                    break
+            else:
+                return
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # reset: the peer is gone, which is what this waits for

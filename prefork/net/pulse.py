@@ -35,6 +35,7 @@ class Pulse:
         self._period = period
         self._on_beat = on_beat
         self._next_sweep = 0.0
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # later there may be none to spare
         self.beat()
 
     def beat(self) -> None:
@@ -45,9 +46,13 @@ class Pulse:
         site.tally.write(Cell.BEAT, now)
         if site.now >= self._next_sweep:
             self._next_sweep = site.now + (0 if site.draining.begun else SWEEP_SECONDS)
-            site.tally.write(Cell.RSS, read_rss())
+            site.tally.write(Cell.RSS, self._read_rss())
             self.sweep()
         site.loop.call_later(self._period, self.beat)
+
+    def _read_rss(self) -> int:
+        """Return the resident bytes of this process, from statm of proc(5)."""
+        return int(os.pread(self._statm, 100, 0).split()[1]) * PAGE_BYTES
 
     def sweep(self) -> None:
         now = self._site.now
@@ -61,9 +66,3 @@ class Pulse:
 def transports(site: Worksite) -> list[StreamTransport]:
     """Return the open transports of a worker."""
     return [w for w in site.selector.watchers.values() if isinstance(w, StreamTransport)]
-
-
-def read_rss() -> int:
-    """Return the resident bytes of this process, from statm of proc(5)."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * PAGE_BYTES

@@ -23,7 +23,8 @@ from prefork.scoreboard import Cell
 
 BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds one connection's handler
 QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
-USER_ERRORS = (Exception, SystemExit)  # what user code may raise at the price of one connection
+# What user code may raise at the price of one connection.
+USER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 

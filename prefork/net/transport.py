@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,7 @@ class StreamTransport(Outlet):
     # --- the way in ---
 
     def on_event(self, mask: int) -> None:
-        if mask != READABLE and not self._is_read_due(mask):
+        if not mask == self._mask == READABLE and not self._is_read_due(mask):
             return
         try:
             data = self._socket.recv(READ_BYTES)
@@ -110,6 +111,16 @@ class StreamTransport(Outlet):
             self._flush()
         if self._phase < Phase.BROKEN:
             self._set_mask(self._mask & ~READABLE)
+
+    def write_eof(self) -> None:
+        super().write_eof()
+        deliver = self._deliver
+        self._deliver = lambda data: self._deliver_ungathered(deliver, data)
+
+    def _deliver_ungathered(self, deliver: Callable[[bytes], None], data: bytes) -> None:
+        """Deliver after our last byte: write() refuses then at once."""
+        self.batch = None
+        deliver(data)
 
     def pause_reading(self) -> None:
         if self._mask & READABLE:

@@ -76,11 +76,13 @@ class Channel:
                 packet, fds, _, _ = socket.recv_fds(self._socket, PACKET_BYTES, MAX_FDS)
             except BlockingIOError:
                 return messages
-            except OSError:  # ECONNRESET: it died with our messages unread
-                packet, fds = b"", []
+            except ConnectionResetError:  # it died with our messages unread: told once, before its last words
+                continue
             if not packet:
                 # What was read before the end is told first; the end is there to be read again.
                 return messages or None
+            for fd in fds:  # recvmsg(2) makes them inheritable
+                os.set_inheritable(fd, False)
             messages.append((decode(packet), fds))
 
     def wait(self) -> tuple[Fact | Order, list[int]] | None:
@@ -92,6 +94,8 @@ class Channel:
             return None
         finally:
             self._socket.setblocking(False)
+        for fd in fds:
+            os.set_inheritable(fd, False)
         return (decode(packet), fds) if packet else None
 
     def close(self) -> None:

@@ -69,7 +69,9 @@ class Listener:
 
     def shrink(self) -> None:
         """Close the last socket. Only the last: any other's place in the group would go to the last."""
-        self.sockets.pop().close()
+        last = self.sockets.pop()
+        last.shutdown(socket.SHUT_RDWR)  # a worker that stands still may hold it too: it must leave the group now
+        last.close()
 
     @property
     def is_shared(self) -> bool:

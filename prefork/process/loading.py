@@ -43,4 +43,4 @@ def describe_failure(error: BaseException) -> Failed:
     cause = error.__cause__ or error
     detail = "" if isinstance(cause, ConfigError) else "".join(traceback.format_exception(cause))
     reason = str(error) if isinstance(error, PreforkError) else f"{type(error).__name__}: {error}"
-    return Failed(reason[:2000], detail[-20_000:])  # the whole fits into one packet
+    return Failed(reason[:2000], detail[-8_000:])  # the whole fits into one packet

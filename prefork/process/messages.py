@@ -118,7 +118,7 @@ def encode(message: Fact | Order) -> bytes:
         field.name: value.value if isinstance(value := getattr(message, field.name), Enum) else value
         for field in dataclasses.fields(message)
     }
-    return json.dumps([type(message).__name__, fields]).encode()
+    return json.dumps([type(message).__name__, fields], ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def decode(packet: bytes) -> Fact | Order:
@@ -133,6 +133,6 @@ def decode(packet: bytes) -> Fact | Order:
             fields["watch"] = Watch(fields["watch"])
         kind: Any = KINDS[name]
         message: Fact | Order = kind(**fields)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ChannelError(f"cannot understand a message of {len(packet)} bytes: {error}") from error
     return message

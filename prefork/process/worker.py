@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from setproctitle import setproctitle
 
@@ -79,11 +79,24 @@ class Worker:
             apps = self._apps or import_apps(plan)
             loop, selector = new_loop()
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(self._serve(loop, selector, apps))
+                self._run_to_end(runner, self._serve(loop, selector, apps))
         except PreforkError as error:
             self._channel.send(describe_failure(error))
             return 3
         return 0
+
+    def _run_to_end(self, runner: asyncio.Runner, serve: Coroutine[None, None, None]) -> None:
+        """Run the loop until `serve` returns.
+
+        asyncio lets a SystemExit of any task end the loop; the task has it too, and costs its connection alone.
+        """
+        main = runner.get_loop().create_task(serve)
+        while not main.done():
+            try:
+                runner.get_loop().run_until_complete(main)
+            except SystemExit as error:
+                log.error("a handler called sys.exit(%r): that ends its connection, not the worker", error.code)
+        main.result()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, selector: Selector, apps: Apps) -> None:
         label = f"{self._order.slot}.g{self._plan.generation}.{os.getpid()}"
@@ -99,6 +112,8 @@ class Worker:
             selector.watch(self._channel_fd, self, READABLE)
             self._channel.send(Ready())
             await self._is_over.wait()
+        # asyncio closes its self-pipe before it takes the signals' wake-up descriptor back.
+        signal.set_wakeup_fd(-1)
 
     async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, apps: Apps) -> None:
         name = self._plan.config.lifespan

@@ -109,7 +109,7 @@ def test_a_second_worker_leaves_to_the_first_what_the_first_takes(tcp: socket.so
         async with serving(Echo, tcp) as first, serving(Echo, tcp, watch=Watch.SECOND) as second:
             for _ in range(20):
                 assert await is_served(await first.connect())
-                await turn(HEAD_START_SECONDS / 4)
+                await turn(2 * HEAD_START_SECONDS)  # what it had begun to wait for is over by then
             await turn(3 * HEAD_START_SECONDS)
             assert (first.count(Cell.ACCEPTED), second.count(Cell.ACCEPTED)) == (20, 0)
 

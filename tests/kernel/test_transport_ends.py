@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import random
 import socket
-import subprocess
-import sys
 import time
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,16 +20,6 @@ from tests.kernel.serving import Serving, run, serving, turn, until, within
 
 MEBIBYTE = 1 << 20
 BLOCK = random.Random(3).randbytes(MEBIBYTE)
-FLOOD = """
-import socket, sys
-sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-block = bytes(1 << 20)
-try:
-    while True:
-        sock.sendall(block)
-except OSError:
-    pass
-"""
 
 
 def is_unix(listening: socket.socket) -> bool:
@@ -90,44 +76,8 @@ def test_an_early_answer_is_whole_though_the_question_is_not_read(tcp: socket.so
     run(scenario())
 
 
-def test_a_peer_that_sends_for_ever_after_our_close_does_not_hold_up_the_others(tcp: socket.socket) -> None:
-    """What lingers is read and dropped in portions: a fast sender must not keep the loop to itself."""
-
-    async def handle(conn: Connection) -> None:
-        await conn.read(1)
-
-    async def scenario() -> None:
-        async with serving(handle, tcp) as server:
-            with flooding(tcp):
-                await until(lambda: lingering(server))
-                assert await longest_turn(100) < 0.05
-
-    run(scenario())
-
-
-async def longest_turn(count: int) -> float:
-    """Return the most CPU seconds that one of some turns of the loop took."""
-    longest = 0.0
-    for _ in range(count):
-        before = time.thread_time()
-        await turn(0.001)
-        longest = max(longest, time.thread_time() - before)
-    return longest
-
-
 def lingering(server: Serving) -> list[Linger]:
     return [w for w in server.site.selector.watchers.values() if isinstance(w, Linger)]
-
-
-@contextlib.contextmanager
-def flooding(listening: socket.socket) -> Iterator[None]:
-    """Run a process that sends as fast as it can, whatever comes back, until the server has enough."""
-    host, port = listening.getsockname()
-    with subprocess.Popen([sys.executable, "-c", FLOOD, host, str(port)]) as process:
-        try:
-            yield
-        finally:
-            process.kill()
 
 
 def test_a_connection_that_lingers_is_open_until_the_peer_has_closed_too(tcp: socket.socket) -> None:

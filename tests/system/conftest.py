@@ -6,6 +6,7 @@ Knows: pytest, the running server. Does not know: what a test is about.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ def prepare(tmp_path: Path) -> Iterator[Prepare]:
         made.append(running)
         return running
 
-    yield _prepare
-    for running in made:
-        running.finish()
+    with ExitStack() as stack:
+        for_each = stack.callback
+        yield _prepare
+        for running in made:
+            for_each(running.finish)  # all of them, though one fails
 
 
 @pytest.fixture

@@ -39,13 +39,16 @@ class Storm:
         for thread in self._threads:
             thread.join()
 
+    def _exchange(self) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=10) as sock:
+            sock.sendall(b"x")
+            if not sock.recv(100).endswith(b"x"):
+                raise EOFError
+
     def _live(self) -> None:
         while not self._is_over.is_set():
             try:
-                with socket.create_connection(("127.0.0.1", self._port), timeout=10) as sock:
-                    sock.sendall(b"x")
-                    if not sock.recv(100).endswith(b"x"):
-                        raise EOFError
+                self._exchange()
                 self.done += 1
             except (OSError, EOFError) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")

@@ -79,7 +79,7 @@ def is_free(port: int) -> bool:
         dial(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
         return True
-    except OSError:
+    except OSError:  # somebody is there, who does not get round to it
         pass
     return False
 

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -28,14 +29,14 @@ OBEYED_SECONDS = 1.0  # regression 4
 def mold_pid(server: Running, generation: int) -> int:
     """Return the pid of a generation's mold, 0 while there is none."""
     title = f"prefork: mold g{generation}".encode()
-    for pid in server.descendants():
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if file.read().rstrip(b"\0") == title:
-                    return pid
-        except OSError:  # gone meanwhile
-            pass
-    return 0
+    return next((pid for pid in server.descendants() if _title(pid) == title), 0)
+
+
+def _title(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+    except OSError:  # gone meanwhile
+        return b""
 
 
 def begin_slow_reload(server: Running, stage: str) -> None:

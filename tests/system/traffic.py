@@ -105,7 +105,7 @@ def send_all(sockets: Sequence[socket.socket], data: bytes = b"hello") -> Sequen
     for sock in sockets:
         try:
             sock.sendall(data)
-        except OSError:
+        except OSError:  # its answer will be missing
             pass
     return sockets
 

@@ -319,6 +319,24 @@ def test_a_frame_over_the_limit_is_raised_to_the_handler_and_counted_as_the_peer
     asyncio.run(scenario())
 
 
+def test_whole_frames_before_one_over_the_limit_are_read_first() -> None:
+    """Else what a handler gets depends on how the network cut the bytes."""
+
+    async def handle(conn: Connection) -> None:
+        async for frame in conn:
+            got.append(frame)
+
+    got: list[bytes] = []
+
+    async def scenario() -> None:
+        scene = Scene(handle, framing=Lines(4))
+        await scene.arrive(b"one\ntwo\nfar too long\n")
+        await scene.settle()
+
+    asyncio.run(scenario())
+    assert got == [b"one", b"two"]
+
+
 def test_frames_that_nobody_reads_stop_the_input_and_reading_starts_it_again() -> None:
     async def handle(conn: Connection) -> None:
         await go.wait()

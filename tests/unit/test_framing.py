@@ -104,14 +104,6 @@ def test_a_line_without_an_end_is_refused_before_it_takes_more_memory_than_the_l
         Lines(10, delimiter).decoder().feed(b"x" * 1_000_000)
 
 
-def test_whole_lines_before_one_that_is_refused_are_not_lost() -> None:
-    """Else what a handler gets depends on how the network cut the bytes."""
-    decoder = Lines(10).decoder()
-    assert decoder.feed(b"one\ntwo\n" + b"x" * 20 + b"\n") == [b"one", b"two"]
-    with pytest.raises(RemoteProtocolError):
-        decoder.feed(b"")
-
-
 def test_an_empty_line_is_a_frame() -> None:
     assert feed(Lines(10), [b"\n\na\n\n"]) == ([b"", b"", b"a", b""], 0)
 
