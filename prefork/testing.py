@@ -128,7 +128,7 @@ class MemoryTransport(asyncio.Transport):
         self.peer = "memory"
         self.serial = 1
         self.owes: bool | None = None
-        self.batch: list[bytes] | None = None
+        self.held: bytes | None = None
         self.protocol: Any = None
         self._client = client
         self._is_closing = False

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.net.inlet import Inlet
-from prefork.net.outlet import GATHERED_BYTES, GATHERED_WRITES, Bytes
+from prefork.net.outlet import GATHERED_BYTES, Bytes
 from prefork.net.service import Draining, Service
 
 FILE_BYTES = 262_144  # of a file per read and send
@@ -103,16 +103,10 @@ class Connection(Inlet):
             ConnectionError: the connection is lost.
         """
         transport = self._transport
-        batch = transport.batch
-        if (
-            batch is None
-            or data.__class__ is not bytes
-            or len(data) > GATHERED_BYTES
-            or len(batch) == GATHERED_WRITES
-        ):
+        if transport.held == b"" and data.__class__ is bytes and len(data) <= GATHERED_BYTES:
+            transport.held = data  # what transport.write would do, without the call
+        else:
             transport.write(data)
-        else:  # what transport.write would do, without the call
-            batch.append(data)
         if self._blocked is None and self._end is None:
             return self._service.nothing
         return self._wait_writable()

@@ -26,6 +26,7 @@ EVENTS = READABLE | WRITABLE
 ENDED = 1 << 20  # beside the epoll bits: the peer has sent its FIN
 
 Bytes = bytes | bytearray | memoryview
+Held = Any  # bytes, or a list of bytes when there is more than one, or None
 
 
 class Phase(enum.IntEnum):
@@ -37,11 +38,17 @@ class Phase(enum.IntEnum):
     CLOSED = 5
 
 
+# An attribute of an enum class costs five times a global, and these are asked for at every step.
+OPEN, DRAINING, HALF_CLOSED = Phase.OPEN, Phase.DRAINING, Phase.HALF_CLOSED
+CLOSING, BROKEN, CLOSED = Phase.CLOSING, Phase.BROKEN, Phase.CLOSED
+
+
 class Outlet(asyncio.Transport):
     """The half of a transport that sends.
 
     Attributes:
         touched: when a byte last went in or out, CLOCK_MONOTONIC, to about a second.
+        held: what was written in the read event that is in progress, b"" nothing yet; None: there is none.
         owes: None until the peer has said something, True while that is unanswered, then False.
     """
 
@@ -53,7 +60,7 @@ class Outlet(asyncio.Transport):
         "_protocol",
         "_service",
         "_socket",
-        "batch",
+        "held",
         "owes",
         "touched",
     )
@@ -61,9 +68,9 @@ class Outlet(asyncio.Transport):
     def __init__(self, sock: socket.socket, service: Service) -> None:
         self._socket = sock
         self._service = service
-        self.batch: list[bytes] | None = None  # not None while a read event is in progress
+        self.held: Held = None
         self._buffer: SendBuffer | None = None
-        self._phase: int = Phase.OPEN
+        self._phase: int = OPEN
         self._mask = READABLE
         self._protocol: Any = None
         self.owes: bool | None = None
@@ -72,7 +79,7 @@ class Outlet(asyncio.Transport):
     @property
     def has_answered(self) -> bool:
         """Whether the peer's last words have an answer, which may be on its way."""
-        return self.owes is False if self.batch is None else bool(self.batch)
+        return self.owes is False if self.held is None else bool(self.held)
 
     @abstractmethod
     def leave(self) -> None:
@@ -91,32 +98,32 @@ class Outlet(asyncio.Transport):
         """User code raised."""
 
     def write(self, data: Bytes) -> None:
-        batch = self.batch
-        if (
-            batch is None
-            or data.__class__ is not bytes
-            or len(data) > GATHERED_BYTES
-            or len(batch) == GATHERED_WRITES
-        ):
+        held = self.held
+        if held is None or data.__class__ is not bytes or len(data) > GATHERED_BYTES:
             self._write(data)
+        elif not held:
+            self.held = data
+        elif held.__class__ is bytes:
+            self.held = [held, data]
+        elif len(held) < GATHERED_WRITES:
+            held.append(data)
         else:
-            batch.append(data)
+            self._write(data)
 
     def _write(self, data: Bytes) -> None:
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
-        if self._phase >= Phase.HALF_CLOSED:
-            if self._phase == Phase.HALF_CLOSED:
+        if self._phase >= HALF_CLOSED:
+            if self._phase == HALF_CLOSED:
                 raise RuntimeError("Cannot call write() after write_eof()")
             return
         if not len(data):
             return
         self.owes = False
         self.touched = self._service.now
-        batch, self.batch = self.batch, None
-        if batch:
-            data = b"".join((*batch, data))
-            batch.clear()
+        held, self.held = self.held, None
+        if held:
+            data = b"".join((*held, data)) if isinstance(held, list) else held + data
         self._send(data)
 
     def writelines(self, list_of_data: Iterable[Bytes]) -> None:
@@ -142,7 +149,7 @@ class Outlet(asyncio.Transport):
 
     def _keep(self, data: Bytes) -> None:
         """Append to the buffer and see to it that it is flushed."""
-        if self._phase >= Phase.BROKEN:
+        if self._phase >= BROKEN:
             return
         buffer = self._open_buffer()
         # What we were given may change after write() has returned, but for bytes.
@@ -175,11 +182,11 @@ class Outlet(asyncio.Transport):
 
         Runs from the loop alone, so that the protocol can be called from here.
         """
-        if self._phase >= Phase.BROKEN:
+        if self._phase >= BROKEN:
             return
         buffer = self._buffer
         departures = self._service.departures
-        if self._phase == Phase.DRAINING and buffer is not None and departures and departures.is_due(self):
+        if self._phase == DRAINING and buffer is not None and departures and departures.is_due(self):
             buffer.is_flush_due = False
             self.leave()
             self._flush_soon(buffer)
@@ -190,14 +197,14 @@ class Outlet(asyncio.Transport):
                 return
         if self._mask & WRITABLE:
             self._set_mask(self._mask & ~WRITABLE)
-        if self._phase == Phase.HALF_CLOSED:
+        if self._phase == HALF_CLOSED:
             self._shut_down()
-        elif self._phase == Phase.CLOSING:
+        elif self._phase == CLOSING:
             self._finish()
 
     def _empty(self, buffer: SendBuffer) -> bool:
         """Send the whole buffer and return True, or arm the loop for the rest."""
-        more = socket.MSG_MORE if self._phase >= Phase.HALF_CLOSED else 0
+        more = socket.MSG_MORE if self._phase >= HALF_CLOSED else 0
         self.touched = self._service.now
         try:
             while buffer.size:
@@ -229,9 +236,9 @@ class Outlet(asyncio.Transport):
             self._tell("resume_writing")
 
     def write_eof(self) -> None:
-        if self._phase < Phase.HALF_CLOSED:
-            self._end_batch()
-            self._phase = Phase.HALF_CLOSED
+        if self._phase < HALF_CLOSED:
+            self._keep_held()
+            self._phase = HALF_CLOSED
             if not self.get_write_buffer_size():
                 self._shut_down()
             elif not self._mask & WRITABLE:
@@ -241,7 +248,8 @@ class Outlet(asyncio.Transport):
         return True
 
     def get_write_buffer_size(self) -> int:
-        gathered = sum(map(len, self.batch)) if self.batch else 0
+        held = self.held or b""
+        gathered = sum(map(len, held)) if isinstance(held, list) else len(held)
         return gathered + (self._buffer.size if self._buffer is not None else 0)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -254,12 +262,11 @@ class Outlet(asyncio.Transport):
         if buffer.size > buffer.high:
             self._hold_writer(buffer)
 
-    def _end_batch(self) -> None:
+    def _keep_held(self) -> None:
         """Keep what was gathered in this read event, so that it goes out before what comes next."""
-        batch, self.batch = self.batch, None
-        if batch:
-            self._open_buffer().append(b"".join(batch))
-            batch.clear()
+        held, self.held = self.held, None
+        if held:
+            self._open_buffer().append(b"".join(held) if isinstance(held, list) else held)
 
     def _shut_down(self) -> None:
         try:
@@ -268,9 +275,9 @@ class Outlet(asyncio.Transport):
             pass
 
     def _lose_soon(self, error: OSError | None) -> None:
-        if self._phase < Phase.BROKEN:
-            self._end_batch()
-            self._phase = Phase.BROKEN
+        if self._phase < BROKEN:
+            self._keep_held()
+            self._phase = BROKEN
             self._set_mask(self._mask & ~EVENTS)
             self._service.site.loop.call_soon(self._lose, error)
 

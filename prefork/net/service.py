@@ -110,9 +110,6 @@ class Service:
         self.nothing = site.nothing
         self.departures: Departures | None = None  # while the worker drains
         self.open = 0
-        # Writes of one read event are gathered here. One list is enough for all connections: read events
-        # come from the selector alone, so that no two are ever in progress at once.
-        self.batch: list[bytes] = []
         self.waiting: Callable[[], None] | None = None  # called when there is room again
         self._serial = count(1)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prefork.scoreboard import Cell, Page
 
+OPEN, ACCEPTED, CLOSED = int(Cell.OPEN), int(Cell.ACCEPTED), int(Cell.CLOSED)  # touched for each connection
+
 
 class Tally:
     """The counters of one worker, over all of its listeners."""
@@ -22,16 +24,16 @@ class Tally:
     def count_opened(self) -> None:
         page = self._page
         self.open += 1
-        page[Cell.OPEN] = self.open
+        page[OPEN] = self.open
         self.accepted += 1
-        page[Cell.ACCEPTED] = self.accepted
+        page[ACCEPTED] = self.accepted
 
     def count_closed(self) -> None:
         page = self._page
         self.open -= 1
-        page[Cell.OPEN] = self.open
+        page[OPEN] = self.open
         self.closed += 1
-        page[Cell.CLOSED] = self.closed
+        page[CLOSED] = self.closed
 
     def count(self, cell: Cell) -> None:
         """Add one to a counter that is rarely touched."""

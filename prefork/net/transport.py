@@ -17,7 +17,7 @@ from typing import Any
 
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
-from prefork.net.outlet import ENDED, EVENTS, Outlet, Phase
+from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN, Outlet
 from prefork.net.service import USER_ERRORS, Service
 
 READ_BYTES = 65_536  # more makes malloc map and unmap memory for every message
@@ -67,19 +67,18 @@ class StreamTransport(Outlet):
         if not data:
             self._on_eof()
             return
-        service = self._service
-        self.touched = service.now
-        self.batch = batch = service.batch
+        self.touched = self._service.now
+        self.held = b""
         try:
             self._deliver(data)
         except USER_ERRORS as error:
             self._fail(error)
             return
-        if batch:
-            self.batch = None
+        held = self.held
+        if held:
+            self.held = None
             self.owes = False
-            data = batch.pop() if len(batch) == 1 else b"".join(batch)
-            batch.clear()
+            data = held if held.__class__ is bytes else b"".join(held)
             if self._phase or self._buffer is not None:
                 self._send(data)
                 return
@@ -89,8 +88,8 @@ class StreamTransport(Outlet):
                 sent = self._on_send_error(error)
             if sent != len(data):
                 self._keep(memoryview(data)[sent:])
-        elif self.batch is not None:
-            self.batch = None
+        elif held is not None:
+            self.held = None
             self.owes = True
 
     def _is_read_due(self, mask: int) -> bool:
@@ -106,10 +105,10 @@ class StreamTransport(Outlet):
         except USER_ERRORS as error:
             self._fail(error)
             return
-        if not is_kept and self._phase < Phase.CLOSING:
-            self._phase = Phase.CLOSING
+        if not is_kept and self._phase < CLOSING:
+            self._phase = CLOSING
             self._flush()
-        if self._phase < Phase.BROKEN:
+        if self._phase < BROKEN:
             self._set_mask(self._mask & ~READABLE)
 
     def write_eof(self) -> None:
@@ -119,7 +118,7 @@ class StreamTransport(Outlet):
 
     def _deliver_ungathered(self, deliver: Callable[[bytes], None], data: bytes) -> None:
         """Deliver after our last byte: write() refuses then at once."""
-        self.batch = None
+        self.held = None
         deliver(data)
 
     def pause_reading(self) -> None:
@@ -127,7 +126,7 @@ class StreamTransport(Outlet):
             self._set_mask(self._mask & ~READABLE)
 
     def resume_reading(self) -> None:
-        if not self._mask & (READABLE | ENDED) and self._phase < Phase.CLOSING:
+        if not self._mask & (READABLE | ENDED) and self._phase < CLOSING:
             self._set_mask(self._mask | READABLE)
 
     def is_reading(self) -> bool:
@@ -137,9 +136,9 @@ class StreamTransport(Outlet):
 
     def close(self) -> None:
         """Flush, send a FIN, read on for a moment, close."""
-        if self._phase < Phase.CLOSING:
-            self._end_batch()
-            self._phase = Phase.CLOSING
+        if self._phase < CLOSING:
+            self._keep_held()
+            self._phase = CLOSING
             self._set_mask(self._mask & ~READABLE)
             if not self._mask & WRITABLE:
                 self._flush_soon(self._open_buffer())
@@ -149,7 +148,7 @@ class StreamTransport(Outlet):
         self._lose_soon(None)
 
     def is_closing(self) -> bool:
-        return self._phase >= Phase.CLOSING
+        return self._phase >= CLOSING
 
     def drain(self, leave_at: float) -> None:
         """Begin to look for the end of an exchange.
@@ -158,9 +157,9 @@ class StreamTransport(Outlet):
             leave_at: from then on it may end, CLOCK_MONOTONIC. A protocol that has `drain_requested` is told
                 instead, and chooses itself.
         """
-        is_first = self._phase == Phase.OPEN
+        is_first = self._phase == OPEN
         if is_first:
-            self._phase = Phase.DRAINING
+            self._phase = DRAINING
         if hasattr(self._protocol, "drain_requested"):
             if is_first:
                 self._tell("drain_requested")
@@ -179,7 +178,7 @@ class StreamTransport(Outlet):
         """End between two exchanges: a coroutine sees the end of its input, a protocol is closed."""
         if self._service.departures is not None:
             self._service.departures.forget(self)
-        if self._phase in (Phase.DRAINING, Phase.HALF_CLOSED):
+        if self._phase in (DRAINING, HALF_CLOSED):
             if hasattr(self._protocol, "end_input"):
                 self._protocol.end_input()
             else:
@@ -197,7 +196,7 @@ class StreamTransport(Outlet):
             self.leave()
         if 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False):
             self._time_out("no byte went in or out for limits.idle")
-        elif self._phase == Phase.CLOSING and quiet > STALLED_SECONDS:
+        elif self._phase == CLOSING and quiet > STALLED_SECONDS:
             self._time_out(f"the peer took nothing for {STALLED_SECONDS} s")
         elif self._mask & READABLE and service.limits.message > 0:
             begun = getattr(self._protocol, "frame_begun", None)
@@ -218,7 +217,7 @@ class StreamTransport(Outlet):
 
     def _lose(self, error: OSError | None) -> None:
         """Close without a flush; a reset tells the peer so."""
-        if self._phase == Phase.CLOSED:
+        if self._phase == CLOSED:
             return
         if error is not None:
             self._service.report_peer(error, self.serial, self.peer)
@@ -242,7 +241,7 @@ class StreamTransport(Outlet):
 
     def _part(self, error: OSError | None) -> None:
         """Tell the protocol, and break the circle of references with it."""
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         if self._protocol is not None:
             self._tell("connection_lost", error)
         self._buffer = None
@@ -267,7 +266,7 @@ class StreamTransport(Outlet):
         if name == "peername":
             return self.peer
         if name == "sockname":
-            return self._socket.getsockname() if self._phase < Phase.CLOSED else default
+            return self._socket.getsockname() if self._phase < CLOSED else default
         return self._socket if name == "socket" else default
 
 

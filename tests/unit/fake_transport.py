@@ -31,7 +31,7 @@ class FakeTransport:
         self.pauses = 0
         self.is_closed = False
         self.owes: bool | None = None
-        self.batch: list[bytes] | None = None
+        self.held: bytes | None = None
 
     def write(self, data: bytes) -> None:
         self.written.append(bytes(data))

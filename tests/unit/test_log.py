@@ -46,11 +46,11 @@ def test_text_shows_letters_of_any_script_as_they_are() -> None:
 def test_text_has_a_traceback_below_its_line() -> None:
     first, *rest = TextFormatter().format(record("failed", exc_info=failure())).splitlines()
     assert first.endswith("failed")
-    assert rest[-1] == "ValueError: on purpose"
+    assert rest[-1] == "  ValueError: on purpose"
 
 
 def test_text_has_a_detail_below_its_line() -> None:
-    assert TextFormatter().format(record("the stack:", detail="a\nb")).splitlines()[1:] == ["a", "b"]
+    assert TextFormatter().format(record("the stack:", detail="a\nb")).splitlines()[1:] == ["  a", "  b"]
 
 
 def test_json_is_one_object_on_one_line_with_the_fields_that_are_there() -> None:
