@@ -133,7 +133,9 @@ class Worker:
             self._drain(Drain(ORPHAN_SECONDS, 0.0, ORPHAN_SECONDS / 2, is_last=False))
             return
         for order, fds in messages:
-            if isinstance(order, Cover):
+            if isinstance(order, Cover) and not fds:  # recvmsg(2) drops what there is no room for
+                log.error("cannot watch %s: no file descriptor is left; raise `ulimit -n`", order.listener)
+            elif isinstance(order, Cover):
                 self._cover(order, fds[0])
             elif isinstance(order, Uncover):
                 self._server.unwatch(order.listener, order.slot)
