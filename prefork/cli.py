@@ -7,7 +7,6 @@ Knows: arguments, exit codes, how answers are shown. Does not know: how anything
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from prefork.errors import ConfigError, PreforkError
 
 TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a probe's CPU
 if TYPE_CHECKING:
+    import argparse
     from typing import Any
 
 EXIT_GOOD, EXIT_BUG, EXIT_USAGE, EXIT_REFUSED, EXIT_NO_SERVER = 0, 1, 2, 3, 4
@@ -30,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 good, 1 a bug, 2 wrong usage or config, 3 it could not boot or was refused, 4 no server answers.
     """
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given == ["health"] or (len(given) == 3 and given[:2] == ["health", "--control"]):
+            return _report_health(None, given[2] if given[2:] else None)  # argparse would be a third of a probe
+        options = _parser().parse_args(given)
         code: int = options.command(options)
     except (ConfigError, UsageError) as error:
         return _complain(error, EXIT_USAGE)
@@ -54,6 +57,8 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(prog="prefork", description="A preforking socket server.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command, words in (
@@ -189,7 +194,11 @@ def _scale(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    health = _ask(options, "health")
+    return _report_health(options.config, options.control)
+
+
+def _report_health(config: str | None, control: str | None) -> int:
+    health = ask(locate(config, control, os.environ), "health", {}, PROBE_SECONDS)
     if health["ready"]:
         print("ready")
         return EXIT_GOOD
