@@ -12,6 +12,7 @@ import asyncio
 import math
 import select
 import selectors
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
@@ -38,6 +39,9 @@ class Selector(selectors.BaseSelector):
         self._poll = self._epoll.poll
         self._watchers: dict[int, Watcher] = {}
         self._keys: dict[int, selectors.SelectorKey] = {}
+
+        self.is_attached = False  # to a Loop, which tells when asyncio has something to do
+        self.is_due = True
 
     @property
     def watchers(self) -> Mapping[int, Watcher]:
@@ -75,13 +79,26 @@ class Selector(selectors.BaseSelector):
         del self._watchers[fd]
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Call the watchers until asyncio has something to do: that is the end of its turn, not each event."""
+        deadline = time.monotonic() + timeout if timeout else math.inf
+        self.is_due = timeout == 0 or not self.is_attached
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        while True:
+            self._dispatch(timeout, ready)
+            if ready or self.is_due:
+                return ready
+            if timeout is not None:
+                timeout = deadline - time.monotonic()
+                if timeout <= 0:
+                    return ready
+
+    def _dispatch(self, timeout: float | None, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         if timeout is None:
             timeout = -1
         elif timeout <= 0:
             timeout = 0
         else:  # epoll counts in ms: rounding up avoids a spin through the last one
             timeout = math.ceil(timeout * 1e3) * 1e-3
-        ready: list[tuple[selectors.SelectorKey, int]] = []
         watchers = self._watchers
         # A callback may close a descriptor of this batch, and accept() may give its number to a new
         # connection: that one then gets an event that is not its own. All watchers try a non-blocking call
@@ -95,7 +112,6 @@ class Selector(selectors.BaseSelector):
                     selectors.EVENT_READ if mask & ~WRITABLE else 0
                 )
                 ready.append((key, events & key.events))
-        return ready
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
         if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
@@ -185,7 +201,35 @@ def _mask(events: int) -> int:
     return (READABLE if events & selectors.EVENT_READ else 0) | (WRITABLE if events & selectors.EVENT_WRITE else 0)
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """asyncio's loop; what is scheduled on it makes the selector come back.
+
+    Threads and signals wake it through its self-pipe, which is a descriptor of asyncio's, and need no word here.
+    """
+
+    def __init__(self, selector: Selector) -> None:
+        super().__init__(selector)
+        self._prefork_selector = selector
+        selector.is_attached = True
+
+    def call_soon(  # type: ignore[override]  # variadic generics
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        self._prefork_selector.is_due = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]  # variadic generics
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        self._prefork_selector.is_due = True
+        return super().call_at(when, callback, *args, context=context)
+
+    def stop(self) -> None:
+        self._prefork_selector.is_due = True
+        super().stop()
+
+
 def new_loop() -> tuple[asyncio.SelectorEventLoop, Selector]:
     """Return an event loop and the selector that it runs on, for `asyncio.Runner(loop_factory=…)`."""
     selector = Selector()
-    return asyncio.SelectorEventLoop(selector), selector
+    return Loop(selector), selector
