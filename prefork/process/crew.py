@@ -237,6 +237,12 @@ class Crew:
             if record.deadline is None or deadline > record.deadline:
                 record.deadline = deadline
 
+    def flush_orders(self) -> None:
+        """Send the orders that wait for workers which did not read for a while."""
+        for record in self.roster.records:
+            if record.link.channel.is_blocked:
+                record.link.channel.flush()
+
     def is_lagging(self, record: WorkerRecord) -> bool:
         """Whether a worker has not been round its loop for a while."""
         link: Link = record.link

@@ -107,6 +107,7 @@ class Master:
     def _advance(self) -> None:
         """Bring the books up to date, then do what they say is next."""
         crew, foundry = self._staff.crew, self._staff.foundry
+        crew.flush_orders()
         crew.look_at_beats()
         crew.end_overdue()
         for death in crew.take_deaths():

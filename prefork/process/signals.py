@@ -43,7 +43,7 @@ class SignalInbox:
         return caught
 
     def close(self) -> None:
-        """Give the signals their default meaning again."""
+        """Ignore what comes in the last moments: the server has ended, and its exit status is to say so."""
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
