@@ -15,12 +15,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from prefork.errors import LocalProtocolError, PreforkError, ProtocolError, RemoteProtocolError
+    from prefork.framing import Fixed, JsonLines, Length, Lines, Netstring, Over, Varint
     from prefork.net.connection import Connection
-    from prefork.net.framing import Lines
+    from prefork.net.datagram_app import Reply
 
 __all__ = [
     "Connection",
+    "Reply",
     "Lines",
+    "Length",
+    "Varint",
+    "Netstring",
+    "Fixed",
+    "JsonLines",
+    "Over",
     "PreforkError",
     "ProtocolError",
     "LocalProtocolError",
@@ -28,7 +36,12 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {"Connection": "prefork.net.connection", "Lines": "prefork.net.framing"}
+_FRAMINGS = ("Lines", "Length", "Varint", "Netstring", "Fixed", "JsonLines", "Over")
+_HOMES = {
+    "Connection": "prefork.net.connection",
+    "Reply": "prefork.net.datagram_app",
+    **dict.fromkeys(_FRAMINGS, "prefork.framing"),
+}
 
 
 def __getattr__(name: str) -> Any:

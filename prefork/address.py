@@ -1,4 +1,4 @@
-"""Addresses as they are written in the config: `tcp://host:port`, `unix:///path`.
+"""Addresses as they are written in the config: `tcp://host:port`, `unix:///path`, `fd://3`.
 
 Knows: the syntax of a bind. Does not know: sockets, name resolution, what is served there.
 """
@@ -6,17 +6,24 @@ Knows: the syntax of a bind. Does not know: sockets, name resolution, what is se
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-SCHEMES = ("tcp", "tls", "udp", "unix")
-SERVED = ("tcp", "unix")  # the others are named in the contract, and refused by name until they are served
+INET = ("tcp", "tls", "udp")
+UNIX = ("unix", "unixgram")
+SCHEMES = (*INET, *UNIX, "fd")
 MAX_UNIX_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
+FORMS = "tcp://host:port, tls://host:port, udp://host:port, unix:///path, unixgram:///path or fd://N"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener is bound; `host` and `port` for inet schemes, `path` for unix."""
+    """Where a listener is bound.
+
+    Attributes:
+        host: of inet schemes, as is `port`.
+        path: of unix schemes, `@name` for an abstract one; of fd, the number or the name that systemd gave.
+    """
 
     scheme: str
     host: str = ""
@@ -25,18 +32,38 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
-        return self.scheme == "unix"
+        return self.scheme in UNIX
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether the socket was opened by who started the server."""
+        return self.scheme == "fd"
+
+    @property
+    def is_datagram(self) -> bool:
+        return self.scheme in ("udp", "unixgram")
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether a unix address is a name without a file, unix(7)."""
+        return self.is_unix and self.path.startswith("@")
+
+    @property
+    def plain(self) -> Address:
+        """The address of the socket itself, whatever is spoken on it."""
+        return replace(self, scheme="tcp") if self.scheme == "tls" else self
 
     def __str__(self) -> str:
-        if self.is_unix:
-            return f"unix://{self.path}"
+        if self.scheme not in INET:
+            return f"{self.scheme}://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
     @property
     def default_name(self) -> str:
         """A name for logs and status, such as `tcp-127.0.0.1-9000`."""
-        where = self.path.strip("/").replace("/", "-") if self.is_unix else f"{self.host.strip('[]')}-{self.port}"
+        is_path = self.scheme not in INET
+        where = self.path.strip("/").replace("/", "-") if is_path else f"{self.host.strip('[]')}-{self.port}"
         return f"{self.scheme}-{where}"
 
 
@@ -44,25 +71,36 @@ def parse_address(text: str) -> Address:
     """Parse a bind.
 
     Args:
-        text: `tcp://127.0.0.1:9000`, `tcp://[::1]:9000`, `tcp://localhost:0` or `unix:///run/echo.sock`.
+        text: `tcp://127.0.0.1:9000`, `tls://[::1]:9000`, `udp://localhost:0`, `unix:///run/echo.sock`,
+            `unixgram://@name` or `fd://3`.
 
     Raises:
         ValueError: it is not one; the message says what is wrong and how it is written.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in SCHEMES:
-        raise ValueError(f"a bind is written tcp://host:port or unix:///path, not {text!r}")
-    if scheme not in SERVED:
-        raise ValueError(f"{scheme}:// is not served by this version; use tcp:// or unix://")
-    return _parse_unix(rest, text) if scheme == "unix" else _parse_inet(scheme, text)
+        raise ValueError(f"a bind is written {FORMS}, not {text!r}")
+    if scheme in UNIX:
+        return _parse_unix(scheme, rest, text)
+    return _parse_inet(scheme, text) if scheme in INET else _parse_inherited(rest, text)
 
 
-def _parse_unix(path: str, text: str) -> Address:
-    if not path.startswith("/") or path.endswith("/"):
-        raise ValueError(f"a unix bind has an absolute path, unix:///run/name.sock, not {text!r}")
+def _parse_unix(scheme: str, path: str, text: str) -> Address:
+    is_named = path.startswith("@") and len(path) > 1
+    if not is_named and (not path.startswith("/") or path.endswith("/")):
+        raise ValueError(
+            f"a unix bind has an absolute path or a name, {scheme}:///run/name.sock or {scheme}://@name,"
+            f" not {text!r}"
+        )
     if len(path.encode()) > MAX_UNIX_PATH_BYTES:
         raise ValueError(f"the path of a unix socket has at most {MAX_UNIX_PATH_BYTES} bytes")
-    return Address("unix", path=path)
+    return Address(scheme, path=path)
+
+
+def _parse_inherited(which: str, text: str) -> Address:
+    if not which or "/" in which:
+        raise ValueError(f"an inherited socket is written fd://3 or fd://NAME (of LISTEN_FDNAMES), not {text!r}")
+    return Address("fd", path=which)
 
 
 def _parse_inet(scheme: str, text: str) -> Address:

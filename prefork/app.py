@@ -12,16 +12,19 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from prefork.config.model import ListenerConfig
 from prefork.errors import ConfigError
 
 
 class AppKind(enum.Enum):
-    """The kinds of apps of a stream listener; the values are what `prefork check` says."""
+    """The kinds of apps; the values are what `prefork check` says."""
 
     CONNECTION = "a coroutine handler, async def f(conn)"
     STREAMS = "a coroutine handler, async def f(reader, writer)"
     PROTOCOL = "an asyncio protocol class"
     FACTORY = "a factory of asyncio protocols"
+    DATAGRAM = "a datagram handler, def f(data, peer, reply)"
+    ASYNC_DATAGRAM = "a datagram handler, async def f(data, peer, reply)"
 
 
 def import_app(name: str, directories: tuple[str, ...]) -> Any:
@@ -54,32 +57,54 @@ def _describe(error: BaseException, module_name: str, directories: tuple[str, ..
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def recognise(app: Any, name: str) -> AppKind:
+def recognise(app: Any, name: str, is_datagram: bool = False) -> AppKind:
     """Return the kind of an app.
+
+    Args:
+        is_datagram: the listener has datagrams, not connections.
 
     Raises:
         ConfigError: it is none of them; the message says what it is, and what it should be.
     """
+    wanted = asyncio.DatagramProtocol if is_datagram else asyncio.Protocol
     if inspect.isclass(app):
-        if issubclass(app, asyncio.Protocol | asyncio.BufferedProtocol):
+        known = wanted if is_datagram else asyncio.Protocol | asyncio.BufferedProtocol
+        if issubclass(app, known):
             return AppKind.PROTOCOL
-        raise ConfigError([f"cannot serve app {name}: the class {app.__name__} is not an asyncio.Protocol"])
+        raise ConfigError(
+            [f"cannot serve app {name}: the class {app.__name__} is not an asyncio.{wanted.__name__}"]
+        )
+    form = "def f(data, peer, reply)" if is_datagram else "async def f(conn)"
     if not callable(app):
         kind = type(app).__name__
-        raise ConfigError([f"cannot serve app {name}: it is a {kind}, not a handler; write async def f(conn)"])
-    count = _count_required(app)
-    if is_coroutine_function(app):
-        kinds = {1: AppKind.CONNECTION, 2: AppKind.STREAMS}
-        if count not in kinds:
-            raise ConfigError(
-                [f"cannot serve app {name}: it takes {count} arguments, a handler (conn) or (reader, writer)"]
-            )
-        return kinds[count]
-    if count == 0:
-        return AppKind.FACTORY
-    raise ConfigError(
-        [f"cannot serve app {name}: it is a plain function of {count} arguments; a handler is async def"]
-    )
+        raise ConfigError([f"cannot serve app {name}: it is a {kind}, not a handler; write {form}"])
+    count, is_async = _count_required(app), is_coroutine_function(app)
+    kinds = _DATAGRAM_KINDS if is_datagram else _STREAM_KINDS
+    if (is_async, count) not in kinds:
+        what = "an async" if is_async else "a plain"
+        raise ConfigError([f"cannot serve app {name}: it is {what} function of {count} arguments; write {form}"])
+    return kinds[is_async, count]
+
+
+def check_app(app: Any, listener: ListenerConfig, is_datagram: bool) -> AppKind:
+    """Return the kind of a listener's app.
+
+    Raises:
+        ConfigError: it is of no kind that can be served, or cannot have the listener's framing.
+    """
+    kind = recognise(app, listener.app, is_datagram)
+    framing, reason = listener.framing.name, ""
+    if framing != "raw" and kind is AppKind.STREAMS:
+        reason = f"a (reader, writer) handler reads bytes, not {framing}; write async def f(conn)"
+    if framing != "raw" and kind is AppKind.PROTOCOL and not hasattr(app, "frame_received"):
+        reason = f"with framing {framing} it needs a method frame_received(self, frame)"
+    if reason:
+        raise ConfigError([f"cannot serve app {listener.app}: {reason}"])
+    return kind
+
+
+_STREAM_KINDS = {(True, 1): AppKind.CONNECTION, (True, 2): AppKind.STREAMS, (False, 0): AppKind.FACTORY}
+_DATAGRAM_KINDS = {(True, 3): AppKind.ASYNC_DATAGRAM, (False, 3): AppKind.DATAGRAM, (False, 0): AppKind.FACTORY}
 
 
 def is_coroutine_function(app: Any) -> bool:

@@ -104,7 +104,9 @@ def _add_remote(commands: Any, name: str, command: Any, words: str) -> argparse.
 
 def _run(options: argparse.Namespace) -> int:
     import logging
+    import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there are handlers: an import may swallow KeyboardInterrupt
     from prefork.process.kernel import Kernel
     from prefork.process.master import Master
     from prefork.process.reload import Source
@@ -123,30 +125,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from prefork.app import import_app, recognise
     from prefork.config import read_config
-    from prefork.process.plan import app_directories
+    from prefork.process.inspection import inspect_config
 
     loaded = read_config(options.config, os.environ, options.set)
-    for warning in loaded.warnings:
+    found = inspect_config(loaded)
+    for warning in (*loaded.warnings, *found.warnings):
         print(f"prefork: warning: {warning}", file=sys.stderr)
-    directories = app_directories(loaded.path)
-    problems: list[str] = []
-    lines: list[str] = []
-    for listener in loaded.config.listeners:
-        try:
-            kind = recognise(import_app(listener.app, directories), listener.app)
-            lines.append(f"{listener.name}: {listener.bind} -> {listener.app}, {kind.value}")
-        except ConfigError as error:
-            problems += [f"{loaded.path}: listener {listener.name}: {text}" for text in error.problems]
-    if loaded.config.lifespan:
-        try:
-            import_app(loaded.config.lifespan, directories)
-        except ConfigError as error:
-            problems += [f"{loaded.path}: {text}" for text in error.problems]
-    if problems:
-        raise ConfigError(problems)
-    print("\n".join([f"{loaded.path}: good", *lines]))
+    if found.problems:
+        raise ConfigError(found.problems)
+    print("\n".join([f"{loaded.path}: good", *found.lines]))
     return EXIT_GOOD
 
 

@@ -29,6 +29,12 @@ class Cell(IntEnum):
     TIMED_OUT = 7  # connections that a deadline ended
     BROKEN = 8  # connections that a fault of the peer ended: a reset, a frame over the limit
     RSS = 9  # resident bytes
+    HANDSHAKES = 10  # TLS handshakes that were agreed upon
+    RESUMED = 11  # those of them that took up an earlier session
+    UNSECURED = 12  # TLS handshakes that failed or were too late
+    DATAGRAMS = 13  # datagrams that were read
+    UNSENT = 14  # datagrams that could not be sent
+    SKIPPED = 15  # frames over the limit, or not good, that cost their sender the frame alone
 
 
 COUNTERS = tuple(cell for cell in Cell if cell not in (Cell.BEAT, Cell.OPEN, Cell.RSS))

@@ -23,7 +23,7 @@ import yaml
 from prefork.client import ask
 from prefork.config.model import Limits
 from prefork.errors import BootError, PreforkError
-from prefork.net.framing import Framing
+from prefork.framing import Framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.loop import Selector
 from prefork.net.service import Draining, Service, Worksite

@@ -1,6 +1,6 @@
 """How a worker watches a listening socket: the word that both wings use for it.
 
-Knows: the three ways. Does not know: sockets, workers.
+Knows: the four ways. Does not know: sockets, workers.
 """
 
 from __future__ import annotations
@@ -12,3 +12,4 @@ class Watch(Enum):
     FIRST = "first"  # its own, or one that has no other worker
     SECOND = "second"  # a neighbour's: takes what the first leaves for a moment
     SHARED = "shared"  # one socket for all workers: unix
+    ONLY = "only"  # of datagrams: nobody else reads from it, so that a peer keeps its worker

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from prefork import Connection
+from prefork import Connection, Reply
 
 
 async def echo(conn: Connection) -> None:
@@ -32,3 +32,8 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.write(data)
+
+
+def datagram(data: bytes, peer: object, reply: Reply) -> None:  # noqa: ARG001  # handlers are called alike
+    """Send back each datagram."""
+    reply(data)

@@ -14,18 +14,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from prefork.address import Address, parse_address
+from prefork.config.combinations import check_combinations
 from prefork.config.document import Mapping, Node, Place, Scalar, Sequence, Style
-from prefork.config.model import (
-    FRAMINGS,
-    FRAMINGS_LATER,
-    Config,
-    Framing,
-    FramingOptions,
-    Key,
-    Kind,
-    ListenerConfig,
-    keys_of,
-)
+from prefork.config.key import Key, Kind, keys_of
+from prefork.config.model import FRAMINGS, Config, Framing, ListenerConfig
 from prefork.config.trail import Trail, cure_for, shape_of
 from prefork.config.values import is_refused, read_value
 
@@ -97,25 +89,29 @@ def _read_key(key: Key, node: Node, trail: Trail) -> Any:
 
 def _read_framing(node: Node, trail: Trail) -> Framing:
     if isinstance(node, Scalar):
-        _check_framing(node, trail)
-        return Framing(node.text)
+        options = _options_of(node, trail)
+        missing = [key.name for key in keys_of(options) if key.is_required] if options is not None else []
+        if missing:
+            form = f"{{{node.text}: {{{missing[0]}: …}}}}"
+            trail.refuse(node.place, f"{node.text} needs {', '.join(missing)}; write {form}")
+        return Framing(node.text, None if options is None or missing else options())
     if isinstance(node, Sequence) or len(node.entries) != 1:
         trail.refuse(node.place, f"it is not one framing; {_FRAMING_CURE}")
         return Framing()
-    name, options = node.entries[0].key, node.entries[0].value
+    name, chosen = node.entries[0].key, node.entries[0].value
     if name.text == "raw":
         trail.refuse(name.place, "raw has no options; write framing: raw")
         return Framing()
-    _check_framing(name, trail)
-    read = _read_section(FramingOptions, options, trail.below(name.text))
-    return Framing(name.text, None if read is None else read.max)
+    options = _options_of(name, trail)
+    if options is None:
+        return Framing()
+    return Framing(name.text, _read_section(options, chosen, trail.below(name.text)))
 
 
-def _check_framing(name: Scalar, trail: Trail) -> None:
-    if name.text in FRAMINGS_LATER:
-        trail.refuse(name.place, f"{name.text} is not served by this version; known are {', '.join(FRAMINGS)}")
-    elif name.text not in FRAMINGS:
+def _options_of(name: Scalar, trail: Trail) -> Any:
+    if name.text not in FRAMINGS:
         trail.refuse(name.place, f"unknown framing {name.text!r}; {cure_for(name.text, FRAMINGS)}")
+    return FRAMINGS.get(name.text)
 
 
 def _read_listeners(node: Node, trail: Trail) -> tuple[ListenerConfig, ...]:
@@ -129,6 +125,9 @@ def _read_listeners(node: Node, trail: Trail) -> tuple[ListenerConfig, ...]:
     if not node.items:
         trail.refuse(node.place, "no listeners; write at least one with a bind and an app")
     read = [_read_section(ListenerConfig, item, trail.below(str(i))) for i, item in enumerate(node.items)]
+    for index, (item, listener) in enumerate(zip(node.items, read, strict=True)):
+        if listener is not None and isinstance(item, Mapping):
+            check_combinations(listener, item, trail.below(str(index)))
     _refuse_twins(node, trail)
     return _with_names(tuple(listener for listener in read if listener is not None))
 
@@ -144,7 +143,7 @@ def _refuse_twins(listeners: Sequence, trail: Trail) -> None:
             if first is not name.place:
                 here.refuse(name.place, f"the name {name.text!r} is taken at {first}; names are unique")
         address = None if bind is None else _canonical(bind.text)
-        if bind is not None and address is not None and (address.is_unix or address.port):
+        if bind is not None and address is not None and (address.path or address.port):
             first = binds.setdefault(address, bind.place)
             if first is not bind.place:
                 here.refuse(bind.place, f"{bind.text} is bound at {first}; change or remove one of them")
@@ -157,10 +156,10 @@ def _scalar(item: Node, key: str) -> Scalar | None:
 
 def _canonical(bind: str) -> Address | None:
     try:
-        address = parse_address(bind)
+        address = parse_address(bind).plain
     except ValueError:
         return None
-    if address.is_unix:
+    if address.is_unix and not address.is_abstract:
         return replace(address, path="/" + "/".join(part for part in address.path.split("/") if part))
     try:
         return replace(address, host=str(ipaddress.ip_address(address.host)))

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prefork.config.model import Config, Key, keys_of
+from prefork.config.key import Key, keys_of
+from prefork.config.model import Config
 from prefork.config.notation import written
 
 

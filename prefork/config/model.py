@@ -1,7 +1,6 @@
 """The configuration as frozen dataclasses: the one source of keys, defaults, checks and schema.
 
-Each field carries in its metadata what a checker and a reader need: the kind of value, its bounds and one
-line of meaning. Durations are kept in seconds (float), sizes in bytes (int), percentages as fractions.
+Durations are kept in seconds (float), sizes in bytes (int), percentages as fractions.
 
 Knows: what can be configured. Does not know: YAML, files, environment, sockets.
 """
@@ -9,156 +8,119 @@ Knows: what can be configured. Does not know: YAML, files, environment, sockets.
 # ruff: noqa: RUF009 - setting() and its siblings only call dataclasses.field(), once per class
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any
 
+from prefork.config.key import MAX_INTEGER, Kind, optional_section, required, section, sections, setting
+
 MAX_WORKERS = 512
-MAX_INTEGER = 2**31 - 1  # a C int, which is what the kernel takes
-MAX_DURATION = 366 * 86_400.0
-MAX_SIZE_BYTES = 1 << 50
 MAX_KEEPALIVE = 32_767.0  # MAX_TCP_KEEPIDLE of the kernel's include/net/tcp.h
 MAX_USER_TIMEOUT = 2_147_483.0  # tcp(7): milliseconds in a C int
-FRAMINGS = ("raw", "lines")
-FRAMINGS_LATER = ("length", "netstring", "varint", "json-lines")
+LARGEST = "largest frame; default: the listener's limits.frame"
+OVER = "a larger frame: close the connection, skip the frame, or skip it and answer with an error"
+POLICIES = ("close", "skip", "error")
 
 
-class Kind(Enum):
-    """How a value is written in the file; `model` is the Python value that it becomes."""
-
-    INTEGER = "integer"
-    BOOLEAN = "boolean"
-    STRING = "string"
-    DURATION = "duration"  # 30s -> 30.0
-    SIZE = "size"  # 64KiB -> 65536
-    PERCENT = "percent"  # 10% -> 0.1
-    WORKERS = "workers"  # a number or auto -> int | None
-    BIND = "bind"  # tcp://host:port -> str, checked by prefork.address
-    APP = "app"  # module:attribute -> str
-    FRAMING = "framing"  # raw | {lines: {max: 64KiB}} -> Framing
-    STRINGS = "strings"  # a list of strings -> tuple[str, ...]
-    NETWORKS = "networks"  # a list of CIDR networks -> tuple[str, ...]
-    STRING_MAP = "string map"  # a mapping of strings -> tuple[tuple[str, str], ...]
+@dataclass(frozen=True, slots=True)
+class LineOptions:
+    max: int | None = setting(None, Kind.SIZE, LARGEST, minimum=1)
+    over: str = setting("close", Kind.STRING, OVER, choices=POLICIES)
+    delimiter: str = setting("\n", Kind.DELIMITER, "what ends a line")
+    strip: bool = setting(False, Kind.BOOLEAN, "remove white space at both ends, such as the CR of CRLF")
 
 
-def setting(default: Any, kind: Kind, meaning: str, **bounds: Any) -> Any:
-    """Declare a key of the file.
-
-    Args:
-        default: the model's value when the key is absent; None means the key may be null.
-        bounds: `minimum`, `maximum` (of the model's value), `choices` (tuple of str), `pattern` with `form`
-            (a regular expression of a string, and how to write one), `secret` (True: never shown),
-            `later` (True: the key is reserved, and any value but the default is refused).
-    """
-    return field(default=default, metadata={"kind": kind, "meaning": meaning, **bounds})
+@dataclass(frozen=True, slots=True)
+class LengthOptions:
+    max: int | None = setting(None, Kind.SIZE, LARGEST, minimum=1)
+    over: str = setting("close", Kind.STRING, OVER, choices=POLICIES)
+    bytes: int = setting(4, Kind.INTEGER, "size of the length in bytes", choices=(1, 2, 4, 8))
+    endian: str = setting("big", Kind.STRING, "order of its bytes", choices=("big", "little"))
+    counts_itself: bool = setting(False, Kind.BOOLEAN, "the length includes its own bytes")
 
 
-def required(kind: Kind, meaning: str) -> Any:
-    """Declare a key that has no default."""
-    return field(metadata={"kind": kind, "meaning": meaning})
+@dataclass(frozen=True, slots=True)
+class VarintOptions:
+    max: int | None = setting(None, Kind.SIZE, LARGEST, minimum=1)
+    over: str = setting("close", Kind.STRING, OVER, choices=POLICIES)
 
 
-def section(factory: Any, meaning: str) -> Any:
-    """Declare a mapping of keys that is there with its defaults when the file is silent."""
-    return field(default_factory=factory, metadata={"section": factory, "meaning": meaning})
+@dataclass(frozen=True, slots=True)
+class NetstringOptions:
+    max: int | None = setting(None, Kind.SIZE, LARGEST, minimum=1)
+    over: str = setting("close", Kind.STRING, OVER, choices=POLICIES)
 
 
-def optional_section(factory: Any, meaning: str, **bounds: Any) -> Any:
-    """Declare a mapping of keys that is None when the file is silent; `bounds` may hold `later`."""
-    return field(default=None, metadata={"section": factory, "meaning": meaning, **bounds})
+@dataclass(frozen=True, slots=True)
+class FixedOptions:
+    size: int = required(Kind.SIZE, "of each frame, such as 64", minimum=1)
 
 
-def sections(item: Any, meaning: str) -> Any:
-    """Declare a list of mappings."""
-    return field(default=(), metadata={"items": item, "meaning": meaning})
+@dataclass(frozen=True, slots=True)
+class JsonLineOptions:
+    max: int | None = setting(None, Kind.SIZE, LARGEST, minimum=1)
+    over: str = setting("close", Kind.STRING, OVER, choices=POLICIES)
+    check: str | None = setting(
+        None, Kind.APP, "dataclass, msgspec.Struct, pydantic model or function that checks each message"
+    )
 
 
-_MAXIMA: dict[Kind | None, float] = {
-    Kind.INTEGER: MAX_INTEGER,
-    Kind.DURATION: MAX_DURATION,
-    Kind.SIZE: MAX_SIZE_BYTES,
+FRAMINGS: dict[str, Any] = {
+    "raw": None,
+    "lines": LineOptions,
+    "length": LengthOptions,
+    "varint": VarintOptions,
+    "netstring": NetstringOptions,
+    "fixed": FixedOptions,
+    "json-lines": JsonLineOptions,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A key of the file as its dataclass declares it; exactly one of `kind`, `section`, `items` is set."""
-
-    name: str  # in the file
-    attribute: str  # in the dataclass
-    meaning: str
-    default: Any
-    is_required: bool
-    kind: Kind | None
-    section: Any
-    items: Any
-    bounds: Mapping[str, Any]
-
-    @property
-    def is_nullable(self) -> bool:
-        """Whether null is a value; of `workers` it is not, its None is written `auto`."""
-        return not self.is_required and self.default is None and self.kind is not Kind.WORKERS
-
-    @property
-    def is_later(self) -> bool:
-        return bool(self.bounds.get("later"))
-
-    @property
-    def minimum(self) -> Any:
-        return self.bounds.get("minimum")
-
-    @property
-    def maximum(self) -> Any:
-        return self.bounds.get("maximum", _MAXIMA.get(self.kind))
-
-
-def keys_of(section: Any) -> tuple[Key, ...]:
-    """List the keys of a dataclass of this module, in their order in the file."""
-    keys = []
-    for declared in fields(section):
-        bounds = dict(declared.metadata)
-        factory = declared.default_factory
-        default = declared.default if factory is MISSING else factory()
-        keys.append(
-            Key(
-                name=declared.name.rstrip("_"),
-                attribute=declared.name,
-                meaning=bounds.pop("meaning"),
-                default=default,
-                is_required=default is MISSING,
-                kind=bounds.pop("kind", None),
-                section=bounds.pop("section", None),
-                items=bounds.pop("items", None),
-                bounds=bounds,
-            )
-        )
-    return tuple(keys)
-
-
-@dataclass(frozen=True, slots=True)
 class Framing:
-    """How a stream is cut into frames; `max_bytes` None means the listener's `limits.frame`."""
+    """How a stream is cut into frames; `options` is of the framing's class in FRAMINGS, None for raw."""
 
     name: str = "raw"
-    max_bytes: int | None = None
+    options: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class FramingOptions:
-    max: int | None = setting(None, Kind.SIZE, "largest frame; default: the listener's limits.frame", minimum=1)
+class Steer:
+    """What keeps a datagram's sender at its worker: its address, or bytes `start` to `end` of the payload."""
+
+    start: int = 0
+    end: int = 0
+
+    @property
+    def is_by_source(self) -> bool:
+        return not self.end
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCertificate:
+    """The certificate for a server name; `key` None: the key is in the same file."""
+
+    name: str
+    cert: str
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    cert: str | None = setting(None, Kind.STRING, "certificate chain, PEM", later=True)
-    key: str | None = setting(None, Kind.STRING, "private key, PEM", later=True)
-    client_ca: str | None = setting(
-        None, Kind.STRING, "authorities that client certificates must come from", later=True
+    cert: str | None = setting(None, Kind.STRING, "certificate chain, PEM; its own certificate first")
+    key: str | None = setting(None, Kind.STRING, "private key, PEM; null = in the file of cert")
+    client_ca: str | None = setting(None, Kind.STRING, "authorities that client certificates must come from, PEM")
+    client_auth: str = setting(
+        "required",
+        Kind.STRING,
+        "with client_ca: whether a client without a certificate is refused",
+        choices=("required", "optional"),
     )
-    alpn: tuple[str, ...] = setting((), Kind.STRINGS, "protocols offered by ALPN, best first", later=True)
-    sni: tuple[tuple[str, str], ...] = setting((), Kind.STRING_MAP, "server name to certificate", later=True)
-    keylog: str | None = setting(None, Kind.STRING, "file of session keys for Wireshark", later=True)
+    alpn: tuple[str, ...] = setting((), Kind.STRINGS, "protocols offered by ALPN, best first")
+    sni: tuple[NamedCertificate, ...] = setting(
+        (), Kind.CERTIFICATES, "certificates of further server names, {name: {cert: …, key: …}}"
+    )
+    starttls: bool = setting(False, Kind.BOOLEAN, "begin plain; the app calls conn.start_tls()")
+    keylog: str | None = setting(None, Kind.STRING, "file of session keys for Wireshark; never in production")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +133,10 @@ class Limits:
     )
     per_ip: int = setting(0, Kind.INTEGER, "open connections per source; 0 = no limit", minimum=0, later=True)
     rate: int = setting(0, Kind.INTEGER, "new connections per second; 0 = no limit", minimum=0, later=True)
-    handshake: float = setting(10.0, Kind.DURATION, "time for the TLS and PROXY handshake", minimum=0, later=True)
+    handshake: float = setting(10.0, Kind.DURATION, "time for the TLS handshake; 0 = no limit", minimum=0)
+    handshakes: int = setting(
+        1000, Kind.INTEGER, "TLS handshakes at once per worker; the oldest gives way", minimum=1
+    )
     idle: float = setting(
         300.0, Kind.DURATION, "a connection without a byte for this long is closed; 0 = never", minimum=0
     )
@@ -211,11 +176,25 @@ class Socket:
     user_timeout: float = setting(
         0.0, Kind.DURATION, "TCP_USER_TIMEOUT; 0 = the kernel's", minimum=0, maximum=MAX_USER_TIMEOUT
     )
+    receive_buffer: int = setting(
+        0, Kind.SIZE, "SO_RCVBUF, up to net.core.rmem_max; 0 = the kernel's", minimum=0, maximum=MAX_INTEGER
+    )
+    multicast: tuple[str, ...] = setting((), Kind.STRINGS, "groups that a udp:// listener joins")
+    mode: int | None = setting(None, Kind.MODE, 'permissions of a unix socket, "0660"; null = the umask\'s')
+    owner: str | None = setting(
+        None,
+        Kind.STRING,
+        "user[:group] that owns a unix socket",
+        pattern=r"^[^:\s]+(:[^:\s]+)?$",
+        form="user or user:group",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerConfig:
-    bind: str = required(Kind.BIND, "tcp://host:port or unix:///path; port 0 = any free port")
+    bind: str = required(
+        Kind.BIND, "tcp://, tls:// or udp://host:port, unix:// or unixgram:///path or @name, fd://N; port 0 = any"
+    )
     app: str = required(Kind.APP, "what serves it, module:attribute")
     name: str = setting(
         "",
@@ -224,12 +203,19 @@ class ListenerConfig:
         pattern=r"^[A-Za-z0-9._:@-]{1,100}$",
         form="letters, digits and . _ : @ -, at most 100",
     )
-    framing: Framing = setting(Framing(), Kind.FRAMING, "raw, lines, or {lines: {max: 64KiB}}")
-    tls: Tls | None = optional_section(Tls, "TLS for tcp://; required by tls://", later=True)
+    framing: Framing = setting(
+        Framing(), Kind.FRAMING, "raw, lines, length, varint, netstring, fixed, json-lines; {lines: {max: 64KiB}}"
+    )
+    tls: Tls | None = optional_section(
+        Tls, "certificates; tls:// needs them, tcp:// and unix:// speak TLS with them"
+    )
     limits: Limits = section(Limits, "what a stranger may use up")
     allow: tuple[str, ...] = setting((), Kind.NETWORKS, "networks that may connect; empty = all", later=True)
     deny: tuple[str, ...] = setting((), Kind.NETWORKS, "networks that may not connect", later=True)
     proxy_protocol: ProxyProtocol = section(ProxyProtocol, "load balancers that tell the real client's address")
+    steer: Steer = setting(
+        Steer(), Kind.STEER, 'what keeps a udp:// peer at its worker: source, or {payload: "0:4"}'
+    )
     socket: Socket = section(Socket, "options of the listening socket, inherited by its connections")
 
 

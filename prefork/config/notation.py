@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefork.config.model import Framing, Kind
+from prefork.config.key import Kind, keys_of
+from prefork.config.model import Framing, Steer
 from prefork.config.units import (
     DURATION_PATTERN,
     PERCENT_PATTERN,
@@ -29,8 +30,10 @@ _CHARACTER = rf"[^{_REFUSED}]"
 
 STRING_PATTERN = rf"^{_CHARACTER}+$"
 APP_PATTERN = rf"^{_DOTTED}:{_DOTTED}$"
-_UNIX_PATH = rf"/{_CHARACTER}{{0,105}}[^/{_REFUSED}]"  # sun_path, unix(7)
-BIND_PATTERN = rf"^(tcp://{_HOST}:{_PORT}|unix://{_UNIX_PATH})$"
+_UNIX_PATH = rf"(/{_CHARACTER}{{0,105}}[^/{_REFUSED}]|@{_CHARACTER}{{1,106}})"  # sun_path, unix(7)
+BIND_PATTERN = rf"^((tcp|tls|udp)://{_HOST}:{_PORT}|unix(gram)?://{_UNIX_PATH}|fd://[^/{_REFUSED}]+)$"
+SERVER_NAME_PATTERN = r"^(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*$"  # RFC 6125, 6.4.3
+STEER_PATTERN = r"^(0|[1-9][0-9]{0,4}):([1-9][0-9]{0,4})$"
 NETWORK_PATTERN = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?)$"
 
 PATTERNS: dict[Kind, str] = {
@@ -40,6 +43,8 @@ PATTERNS: dict[Kind, str] = {
     Kind.PERCENT: PERCENT_PATTERN,
     Kind.BIND: BIND_PATTERN,
     Kind.APP: APP_PATTERN,
+    Kind.MODE: r"^0?[0-7]{3}$",
+    Kind.DELIMITER: r"^[\u0000-\u007f]{1,16}$",
 }
 
 
@@ -52,17 +57,31 @@ def written(kind: Kind | None, value: Any) -> Any:
     if value is None:
         return "auto" if kind is Kind.WORKERS else None
     if isinstance(value, Framing):
-        bounded = {value.name: {"max": format_size(value.max_bytes or 0)}}
-        return value.name if value.max_bytes is None else bounded
-    if kind is Kind.STRING_MAP:
-        return dict(value)
+        return _framing(value)
+    if isinstance(value, Steer):
+        return "source" if value.is_by_source else {"payload": f"{value.start}:{value.end}"}
+    if kind is Kind.CERTIFICATES:
+        return {one.name: one.cert if one.key is None else {"cert": one.cert, "key": one.key} for one in value}
     if isinstance(value, tuple):
         return list(value)
     return _UNITS[kind](value) if kind in _UNITS else value
+
+
+def _framing(value: Framing) -> Any:
+    options = value.options
+    if options is None:
+        return value.name
+    given = {
+        key.name: written(key.kind, getattr(options, key.attribute))
+        for key in keys_of(type(options))
+        if key.is_required or getattr(options, key.attribute) != key.default
+    }
+    return {value.name: given} if given else value.name
 
 
 _UNITS: dict[Kind | None, Any] = {
     Kind.DURATION: format_duration,
     Kind.SIZE: format_size,
     Kind.PERCENT: format_percent,
+    Kind.MODE: "0{:o}".format,
 }

@@ -28,13 +28,14 @@ from prefork.config.document import (
     scalar_of,
 )
 from prefork.config.document import Sequence as Elements
-from prefork.config.model import Config, Key, Kind, keys_of
+from prefork.config.key import Key, Kind, keys_of
+from prefork.config.model import Config
 from prefork.config.trail import cure_for
 
 ENVIRONMENT_PREFIX = "PREFORK_"
 ENVIRONMENT_RANK = 1
 FLAG_RANK = 2
-_WRITTEN_IN_YAML = (None, Kind.FRAMING, Kind.STRINGS, Kind.NETWORKS, Kind.STRING_MAP)
+_WRITTEN_IN_YAML = (None, Kind.FRAMING, Kind.STRINGS, Kind.NETWORKS, Kind.STEER, Kind.CERTIFICATES)
 
 Steps = tuple[str | int, ...]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Variables
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefork.config.checker import check_document
 from prefork.config.document import (
@@ -21,6 +21,7 @@ from prefork.config.document import (
     open_source,
     parse_document,
 )
+from prefork.config.document import Sequence as Elements
 from prefork.config.model import Config
 from prefork.config.overrides import apply_environment, apply_flags
 from prefork.config.trail import Trail
@@ -35,6 +36,21 @@ class Loaded:
     config: Config
     path: str
     warnings: tuple[str, ...] = ()
+    root: Node = field(default=Mapping(Place(Source(""))), repr=False)
+
+    def at(self, *steps: str | int) -> str:
+        """Return where a key stands, `file:line:column`; where it would stand, if it is not there."""
+        node = self.root
+        for step in steps:
+            below: Node | None = None
+            if isinstance(node, Mapping) and isinstance(step, str):
+                below = node.find(step)
+            elif isinstance(node, Elements) and isinstance(step, int):
+                below = node.items[step]
+            if below is None:
+                break
+            node = below
+        return str(node.place)
 
 
 def read_config(path: str, environ: Variables[str, str], sets: Sequence[str] = ()) -> Loaded:
@@ -73,7 +89,7 @@ def _check(
         root, warnings = apply_environment(root, environ, problems)
         root = apply_flags(root, sets, problems)
     config = check_document(root, Trail(problems))
-    return None if problems or config is None else Loaded(config, path, tuple(warnings))
+    return None if problems or config is None else Loaded(config, path, tuple(warnings), root)
 
 
 def _error(problems: list[Problem]) -> ConfigError:

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from prefork.config.model import Config, Key, keys_of
+from prefork.config.key import Key, keys_of
+from prefork.config.model import Config
 from prefork.config.notation import written
 
 COMMENT_COLUMN = 36
@@ -18,6 +19,7 @@ HEADER = """\
 # Every key of prefork's configuration with its default; only the listener's name, bind and app are examples.
 # Durations: 500ms 30s 5m 2h 1d. Sizes: 64KiB 1MiB 1GiB. In any value: ${VAR} and ${VAR:-default}.
 # PREFORK_TIMEOUTS__DRAIN=5s in the environment and --set timeouts.drain=5s win over the file.
+# Keys in comments are those of a section that is null by default.
 # A key that is marked (later) is reserved: this version takes nothing but its default.
 
 """
@@ -42,6 +44,8 @@ def _key(key: Key, indent: str) -> Iterator[str]:
         yield from _section(key.section, f"{indent}  ")
     else:
         yield _line(f"{indent}{key.name}: {_text(written(key.kind, key.default))}", _meaning(key))
+        if key.section is not None:
+            yield from (f"{indent}# {line.removeprefix(indent)}" for line in _section(key.section, f"{indent}  "))
 
 
 def _listener(item: type, indent: str) -> Iterator[str]:

@@ -11,15 +11,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from prefork.address import parse_address
+from prefork.address import FORMS, parse_address
 from prefork.config.document import Scalar, Style, plain_value
-from prefork.config.model import Key, Kind
+from prefork.config.key import Key, Kind
 from prefork.config.notation import PATTERNS
 from prefork.config.trail import cure_for
 from prefork.config.units import format_duration, format_size, parse_duration, parse_percent, parse_size
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,9})?")
+MAX_DELIMITER_BYTES = 16
 _MODERN_OCTAL = re.compile(r"0o[0-7]{1,18}")  # of YAML 1.2; for PyYAML, which is 1.1, a string
 
 
@@ -64,7 +65,7 @@ def _integer(scalar: Scalar, key: Key) -> int:
     if scalar.style is Style.QUOTED:
         raise ValueError(f"{scalar.text!r} is a string; write a whole number, without quotes")
     if _INTEGER.fullmatch(scalar.text):
-        return int(_within(int(scalar.text), key))
+        return _one_of(int(_within(int(scalar.text), key)), key)
     if _MODERN_OCTAL.fullmatch(scalar.text):
         decimal = int(scalar.text.removeprefix("0o"), 8)
         raise ValueError(f"YAML reads {scalar.text} as a string; write the number in decimal, {decimal}")
@@ -72,6 +73,13 @@ def _integer(scalar: Scalar, key: Key) -> int:
     if trap and not _DECIMAL.fullmatch(scalar.text):
         raise ValueError(f"{trap}; write a whole number in decimal, without leading zeros")
     raise ValueError(f"{scalar.text!r} is not a whole number; write one such as 8")
+
+
+def _one_of(number: int, key: Key) -> int:
+    choices = key.bounds.get("choices")
+    if choices and number not in choices:
+        raise ValueError(f"{number} cannot be used; known are {', '.join(map(str, choices))}")
+    return number
 
 
 def _workers(scalar: Scalar, key: Key) -> int | None:
@@ -149,7 +157,7 @@ def read_string(scalar: Scalar, key: Key) -> str:
 
 
 def _bind(scalar: Scalar, _key: Key) -> str:
-    cure = "write tcp://host:port or unix:///path"
+    cure = f"write {FORMS}"
     text = _text(scalar, cure)
     if text.isprintable():
         parse_address(text)
@@ -166,6 +174,22 @@ def _app(scalar: Scalar, _key: Key) -> str:
     return text
 
 
+def _mode(scalar: Scalar, _key: Key) -> int:
+    cure = 'write it in quotes, "0660"'
+    if scalar.style is Style.PLAIN:
+        raise ValueError(f"{_trap(scalar) or f'{scalar.text} is no mode'}; {cure}")
+    if not re.fullmatch(PATTERNS[Kind.MODE], scalar.text):
+        raise ValueError(f"{scalar.text!r} is no mode; {cure}")
+    return int(scalar.text, 8)
+
+
+def _delimiter(scalar: Scalar, _key: Key) -> str:
+    if not 0 < len(scalar.text) <= MAX_DELIMITER_BYTES or not scalar.text.isascii():
+        cure = f'write 1 to {MAX_DELIMITER_BYTES} ASCII characters, such as "\\r\\n"'
+        raise ValueError(f"{scalar.text!r} cannot end a line; {cure}")
+    return scalar.text
+
+
 _READERS: dict[Kind | None, Callable[[Scalar, Key], Any]] = {
     Kind.INTEGER: _integer,
     Kind.WORKERS: _workers,
@@ -176,4 +200,6 @@ _READERS: dict[Kind | None, Callable[[Scalar, Key], Any]] = {
     Kind.STRING: read_string,
     Kind.BIND: _bind,
     Kind.APP: _app,
+    Kind.MODE: _mode,
+    Kind.DELIMITER: _delimiter,
 }

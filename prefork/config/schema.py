@@ -9,11 +9,20 @@ Knows: JSON Schema's words. Does not know: YAML, files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from prefork.config.model import FRAMINGS, Config, FramingOptions, Key, Kind, keys_of
-from prefork.config.notation import APP_PATTERN, NETWORK_PATTERN, PATTERNS, STRING_PATTERN, written
+from prefork.config.key import Key, Kind, keys_of
+from prefork.config.model import FRAMINGS, Config, ListenerConfig
+from prefork.config.notation import (
+    APP_PATTERN,
+    NETWORK_PATTERN,
+    PATTERNS,
+    SERVER_NAME_PATTERN,
+    STEER_PATTERN,
+    STRING_PATTERN,
+    written,
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SCOPE = "The document after substitution of ${VAR} and ${VAR:-default}."
@@ -32,7 +41,32 @@ def _section(section: Any) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {key.name: _described(key) for key in keys},
     }
+    if section is ListenerConfig:
+        schema["allOf"] = _combinations()
     return {**schema, "required": required} if required else schema
+
+
+def _combinations() -> list[dict[str, Any]]:
+    """Return the rules of prefork.config.combinations."""
+    absent: dict[str, Any] = {"type": "null"}
+    given = {"type": "object", "required": ["cert"], "properties": {"cert": {"type": "string"}}}
+    optional = {"required": ["client_auth"], "properties": {"client_auth": {"const": "optional"}}}
+    authority = {"required": ["client_ca"], "properties": {"client_ca": {"type": "string"}}}
+    at_once = {"properties": {"starttls": {"const": False}}}
+    return [
+        {"properties": {"tls": {"anyOf": [absent, {**given, "if": optional, "then": authority}]}}},
+        _where("^tls://", {"tls": {"anyOf": [absent, at_once]}}, ["tls"]),
+        _where("^(udp|unixgram)://", {"framing": {"const": "raw"}, "tls": absent}),
+        _where(
+            "^(?!udp://)", {"steer": {"const": "source"}, "socket": {"properties": {"multicast": {"maxItems": 0}}}}
+        ),
+        _where("^(?!unix(gram)?:///)", {"socket": {"properties": {"mode": absent, "owner": absent}}}),
+    ]
+
+
+def _where(bind: str, properties: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    condition = {"required": ["bind"], "properties": {"bind": {"type": "string", "pattern": bind}}}
+    return {"if": condition, "then": {"properties": properties, "required": list(required)}}
 
 
 def _described(key: Key) -> dict[str, Any]:
@@ -53,6 +87,8 @@ def schema_of(key: Key) -> dict[str, Any]:
 
 
 def _number(key: Key, kind: str) -> dict[str, Any]:
+    if key.bounds.get("choices"):
+        return {"enum": list(key.bounds["choices"])}
     bounds = {"minimum": key.minimum, "maximum": key.maximum}
     return {"type": kind, **{name: bound for name, bound in bounds.items() if bound is not None}}
 
@@ -77,9 +113,24 @@ def _list_of(pattern: str) -> Callable[[Key], dict[str, Any]]:
 
 
 def _framing(_key: Key) -> dict[str, Any]:
-    bounded = {name: _section(FramingOptions) for name in FRAMINGS if name != "raw"}
-    mapping = {"type": "object", "additionalProperties": False, "properties": bounded, "minProperties": 1}
-    return {"anyOf": [{"enum": list(FRAMINGS)}, {**mapping, "maxProperties": 1}]}
+    options = {name: _section(section) for name, section in FRAMINGS.items() if section is not None}
+    bare = [name for name in FRAMINGS if not options.get(name, {}).get("required")]
+    mapping = {"type": "object", "additionalProperties": False, "properties": options, "minProperties": 1}
+    return {"anyOf": [{"enum": bare}, {**mapping, "maxProperties": 1}]}
+
+
+def _steer(_key: Key) -> dict[str, Any]:
+    payload = {"payload": {"type": "string", "pattern": STEER_PATTERN}}
+    mapping = {"type": "object", "additionalProperties": False, "properties": payload, "required": ["payload"]}
+    return {"anyOf": [{"const": "source"}, mapping]}
+
+
+def _certificates(_key: Key) -> dict[str, Any]:
+    file = {"type": "string", "pattern": STRING_PATTERN}
+    pair = {"type": "object", "additionalProperties": False, "properties": {"cert": file, "key": file}}
+    value = {"anyOf": [file, {**pair, "required": ["cert"]}]}
+    names = {"propertyNames": {"pattern": SERVER_NAME_PATTERN}}
+    return {"type": "object", "additionalProperties": value, **names}
 
 
 _KINDS: dict[Kind | None, Callable[[Key], dict[str, Any]]] = {
@@ -95,8 +146,8 @@ _KINDS: dict[Kind | None, Callable[[Key], dict[str, Any]]] = {
     Kind.FRAMING: _framing,
     Kind.STRINGS: _list_of(STRING_PATTERN),
     Kind.NETWORKS: _list_of(NETWORK_PATTERN),
-    Kind.STRING_MAP: lambda _key: {
-        "type": "object",
-        "additionalProperties": {"type": "string", "pattern": STRING_PATTERN},
-    },
+    Kind.CERTIFICATES: _certificates,
+    Kind.STEER: _steer,
+    Kind.MODE: _string,
+    Kind.DELIMITER: _string,
 }

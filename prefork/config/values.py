@@ -10,10 +10,15 @@ import re
 from typing import Any
 
 from prefork.config.document import Mapping, Node, Scalar, Sequence, Style, plain_value
-from prefork.config.model import Key, Kind
-from prefork.config.notation import NETWORK_PATTERN, written
+from prefork.config.key import Key, Kind
+from prefork.config.model import NamedCertificate, Steer
+from prefork.config.notation import NETWORK_PATTERN, SERVER_NAME_PATTERN, STEER_PATTERN, written
 from prefork.config.scalars import read_scalar, read_string
-from prefork.config.trail import Trail, shape_of
+from prefork.config.trail import Trail, cure_for, shape_of
+
+MAX_STEER_BYTES = 64  # each word of 4 bytes is four instructions of the program in the kernel
+MAX_STEER_OFFSET = 1024
+_STEER_CURE = 'write source, or {payload: "0:4"} for the first four bytes'
 
 
 def is_refused(node: Node, key: Key, trail: Trail) -> bool:
@@ -50,8 +55,10 @@ def read_value(node: Node, key: Key, trail: Trail) -> Any:
         return key.default
     if key.kind in (Kind.STRINGS, Kind.NETWORKS):
         return _read_list(node, key, trail)
-    if key.kind is Kind.STRING_MAP:
-        return _read_map(node, key, trail)
+    if key.kind is Kind.CERTIFICATES:
+        return _read_certificates(node, key, trail)
+    if key.kind is Kind.STEER:
+        return _read_steer(node, trail)
     return _read_one(node, key, trail)
 
 
@@ -104,10 +111,48 @@ def _network(text: str) -> str:
     return text
 
 
-def _read_map(node: Node, key: Key, trail: Trail) -> tuple[tuple[str, str], ...]:
+def _read_certificates(node: Node, key: Key, trail: Trail) -> tuple[NamedCertificate, ...]:
     if not isinstance(node, Mapping):
         trail.refuse(node.place, f"it is {shape_of(node)}; write a mapping, {{}} if it is empty")
         return ()
-    return tuple(
-        (entry.key.text, _read_item(entry.value, key, trail.below(entry.key.text))) for entry in node.entries
-    )
+    found = []
+    for entry in node.entries:
+        name, here = entry.key.text, trail.below(entry.key.text)
+        if not re.fullmatch(SERVER_NAME_PATTERN, name):
+            here.refuse(entry.key.place, f"{name!r} is not a server name; write www.example.org or *.example.org")
+        if isinstance(entry.value, Mapping):
+            found.append(NamedCertificate(name.lower(), *_read_pair(entry.value, key, here)))
+        else:
+            found.append(NamedCertificate(name.lower(), _read_item(entry.value, key, here)))
+    return tuple(found)
+
+
+def _read_pair(node: Mapping, key: Key, trail: Trail) -> tuple[str, str | None]:
+    for entry in node.entries:
+        if entry.key.text not in ("cert", "key"):
+            cure = cure_for(entry.key.text, ("cert", "key"))
+            trail.refuse(entry.key.place, f"unknown key {entry.key.text!r}; {cure}")
+    cert, private = node.find("cert"), node.find("key")
+    if cert is None:
+        trail.refuse(node.place, "cert is missing; write {cert: FILE, key: FILE}")
+    pair = [None if item is None else _read_item(item, key, trail) for item in (cert, private)]
+    return pair[0] or "", pair[1]
+
+
+def _read_steer(node: Node, trail: Trail) -> Steer:
+    if isinstance(node, Scalar) and node.text == "source":
+        return Steer()
+    entry = node.entries[0] if isinstance(node, Mapping) and len(node.entries) == 1 else None
+    if entry is None or entry.key.text != "payload" or not isinstance(entry.value, Scalar):
+        trail.refuse(node.place, f"it is neither source nor payload; {_STEER_CURE}")
+        return Steer()
+    match = re.fullmatch(STEER_PATTERN, entry.value.text)
+    start, end = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not start < end <= min(MAX_STEER_OFFSET, start + MAX_STEER_BYTES):
+        trail.refuse(
+            entry.value.place,
+            f"{entry.value.text!r} are no bytes of a payload, of which the end is not one; {_STEER_CURE}, "
+            f"at most {MAX_STEER_BYTES} bytes and none after the {MAX_STEER_OFFSET}th",
+        )
+        return Steer()
+    return Steer(start, end)

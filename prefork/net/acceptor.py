@@ -19,7 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefork.net.loop import EDGE, EXCLUSIVE, READABLE
+from prefork.net.peer import read_credentials
 from prefork.net.service import Service
+from prefork.net.tls_transport import accept_tls
 from prefork.net.transport import StreamTransport
 from prefork.scoreboard import Cell, Page
 from prefork.watch import Watch
@@ -151,7 +153,12 @@ class Acceptor:
                     return
                 continue  # this one connection failed on its way, accept(2) lists how: take the next
             sock.setblocking(False)
-            StreamTransport(sock, peer, service).open()
+            if self._socket.family == socket.AF_UNIX:
+                peer = read_credentials(sock)
+            if service.security is None or service.security.is_on_request:
+                StreamTransport(sock, peer, service).open()
+            else:
+                accept_tls(sock, peer, service)
             if not may_go_on():
                 break
         if self._watch is Watch.SECOND and self._timer is None:  # an edge is reported once: come back

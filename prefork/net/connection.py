@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, BinaryIO
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.framing import Complaint
 from prefork.net.inlet import Inlet
 from prefork.net.outlet import GATHERED_BYTES, Bytes
 from prefork.net.service import Draining, Service
+from prefork.net.tls_socket import TlsDetails
 
 FILE_BYTES = 262_144  # of a file per read and send
 
@@ -43,7 +46,7 @@ class Connection(Inlet):
 
     @property
     def peer(self) -> Any:
-        """The peer's address as accept(2) gives it: (host, port, …), or "" for unix sockets."""
+        """The peer's address as accept(2) gives it: (host, port, …); of a unix socket `Credentials`."""
         return self._transport.peer
 
     @property
@@ -57,9 +60,10 @@ class Connection(Inlet):
         return self._service.name
 
     @property
-    def tls(self) -> None:
+    def tls(self) -> TlsDetails | None:
         """What TLS has agreed upon; None: the connection is plain."""
-        return None
+        details: TlsDetails | None = getattr(self._transport, "details", None)
+        return details
 
     @property
     def id(self) -> str:
@@ -134,6 +138,35 @@ class Connection(Inlet):
             sent += len(data)
         return sent
 
+    async def start_tls(self, context: ssl.SSLContext | None = None) -> None:
+        """Speak TLS from now on, as after STARTTLS (RFC 3207): what was sent before goes out plain.
+
+        Args:
+            context: a server's; None: made of the listener's `tls` section.
+
+        Raises:
+            LocalProtocolError: TLS is spoken already, or the listener has no certificate.
+            RemoteProtocolError: the peer has sent plain bytes behind its request: they may be a third party's.
+            OSError: TLS is not agreed upon, and the connection is lost.
+        """
+        security = self._service.security
+        if self.tls is not None or (context is None and security is None):
+            reason = "it is spoken already" if self.tls else "the listener has no certificate; set `tls:`"
+            raise LocalProtocolError(f"cannot start TLS: {reason}")
+        if self._has_unread():
+            raise RemoteProtocolError("cannot start TLS: the peer has sent plain bytes behind its request")
+        self._transport.flush_held()
+        while self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(0)
+            await self._wait_writable()
+        if context is None and security is not None:
+            await self._transport.upgrade(security.context, security.alpn)
+        else:
+            await self._transport.upgrade(context)
+
+    def _has_unread(self) -> bool:
+        return bool(self._input)
+
     async def _wait_writable(self) -> None:
         if self._blocked is not None:
             await asyncio.shield(self._blocked)
@@ -156,6 +189,10 @@ class Connection(Inlet):
         site.handlers += 1
         self._task = task = site.loop.create_task(self._handler(self))
         task.add_done_callback(self._on_done)
+
+    def on_upgraded(self, transport: Any) -> None:
+        """TLS is spoken from now on, by another transport."""
+        self._transport = transport
 
     def eof_received(self) -> bool:
         """The peer has said its last byte; the handler may still answer."""
@@ -202,7 +239,7 @@ class Connection(Inlet):
 class FramedConnection(Connection):
     """A connection whose input is cut into frames; `send` makes a frame of what it is given."""
 
-    __slots__ = ("_decoder", "_encode", "frame_begun")
+    __slots__ = ("_decoder", "_encode", "_has_complaints", "frame_begun")
 
     def __init__(self, service: Service, handler: Handler) -> None:
         super().__init__(service, handler)
@@ -210,10 +247,13 @@ class FramedConnection(Connection):
         self._decoder = framing.decoder()
         self._encode = framing.encode
         self.frame_begun: float | None = None  # when the frame that is not whole yet began to arrive
+        self._has_complaints = False
         self._input = []  # the frames that were not read yet, the next one last
 
     @types.coroutine
     def __anext__(self) -> Generator[Any, None, bytes]:
+        if self._has_complaints:
+            self._answer_complaints()
         if not self._input:
             if self._is_odd or self._wakeup is not None:
                 self._check_next()
@@ -260,19 +300,32 @@ class FramedConnection(Connection):
             self.frame_begun = self._service.now
         if not frames:
             return
+        if self._has_complaints or Complaint in map(type, frames):
+            self._has_complaints = True
         frames.reverse()
         if self._input:
             frames.extend(self._input)
             self._hold()  # a reader that does not keep up has two reads' worth of frames at the most
         self._input = frames
-        self._wake()
+        if not self._has_complaints or (self.is_waiting and self._answer_complaints()):
+            self._wake()
         if self._decoder.refusal is not None:
             self._hold()
             self.end_input(self._decoder.refusal)
 
+    def _answer_complaints(self) -> bool:
+        """Answer to frames that were passed over, in their turn; return whether a frame is next."""
+        while self._input and type(self._input[-1]) is Complaint:
+            self._service.answer_complaint(self._input.pop(), self._transport)
+        self._has_complaints = Complaint in map(type, self._input)
+        return bool(self._input)
+
     def end_input(self, reason: BaseException | None = None) -> None:
         if reason is not None or not self._decoder.pending:
             super().end_input(reason)
+
+    def _has_unread(self) -> bool:
+        return bool(self._input or self._decoder.pending)
 
     def _check_next(self) -> None:
         if self._decoder.pending and self._end is None:

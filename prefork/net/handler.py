@@ -11,6 +11,7 @@ from typing import Any
 
 from prefork.app import AppKind, recognise
 from prefork.net.connection import Connection, FramedConnection
+from prefork.net.framed_protocol import FramedProtocol
 from prefork.net.service import USER_ERRORS, ProtocolFactory, Service
 
 
@@ -26,6 +27,9 @@ def build_protocol_factory(app: Any, service: Service) -> ProtocolFactory:
     if kind is AppKind.STREAMS:
         return _Streams(app, service)
     factory: ProtocolFactory = app
+    framing = service.framing
+    if framing is not None:
+        return lambda: FramedProtocol(app(), framing, service)
     return factory
 
 

@@ -44,9 +44,10 @@ class Linger:
             return
         except OSError:  # reset: the peer is gone, which is what this waits for
             pass
-        self.close()
+        self.expire()
 
-    def close(self) -> None:
+    def expire(self) -> None:
+        """Close: it is over, or takes too long."""
         self._service.site.selector.forget(self._fd)
         self._socket.close()
         self._service.count_closed()

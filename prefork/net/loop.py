@@ -224,6 +224,15 @@ class Loop(asyncio.SelectorEventLoop):
         self._prefork_selector.is_due = True
         return super().call_at(when, callback, *args, context=context)
 
+    async def start_tls(
+        self, transport: Any, protocol: Any, sslcontext: Any, *, server_side: bool = False, **options: Any
+    ) -> Any:
+        upgrade = getattr(transport, "upgrade", None)
+        if upgrade is None or not server_side:
+            return await super().start_tls(transport, protocol, sslcontext, server_side=server_side, **options)
+        transport.set_protocol(protocol)
+        return await upgrade(sslcontext)
+
     def stop(self) -> None:
         self._prefork_selector.is_due = True
         super().stop()

@@ -262,6 +262,12 @@ class Outlet(asyncio.Transport):
         if buffer.size > buffer.high:
             self._hold_writer(buffer)
 
+    def flush_held(self) -> None:
+        """Send what was gathered in this read event now."""
+        held, self.held = self.held, None
+        if held:
+            self._send(b"".join(held) if isinstance(held, list) else held)
+
     def _keep_held(self) -> None:
         """Keep what was gathered in this read event, so that it goes out before what comes next."""
         held, self.held = self.held, None

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 
+from prefork.net.handshake import Handshake
 from prefork.net.linger import Linger
 from prefork.net.service import Worksite
 from prefork.net.transport import StreamTransport
@@ -48,6 +49,7 @@ class Pulse:
             self._next_sweep = site.now + (0 if site.draining.begun else SWEEP_SECONDS)
             site.tally.write(Cell.RSS, self._read_rss())
             self.sweep()
+            site.fold.flush(site.now)
         site.loop.call_later(self._period, self.beat)
 
     def _read_rss(self) -> int:
@@ -59,8 +61,8 @@ class Pulse:
         for watcher in list(self._site.selector.watchers.values()):
             if isinstance(watcher, StreamTransport):
                 watcher.sweep(now)
-            elif isinstance(watcher, Linger) and watcher.deadline <= now:
-                watcher.close()
+            elif isinstance(watcher, Linger | Handshake) and watcher.deadline <= now:
+                watcher.expire()
 
 
 def transports(site: Worksite) -> list[StreamTransport]:

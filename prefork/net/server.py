@@ -6,17 +6,21 @@ Knows: services, acceptors, transports. Does not know: processes, who decides wh
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefork.config.model import ListenerConfig
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
-from prefork.net.framing import build_framing
+from prefork.net.datagram_app import build_datagram_app
+from prefork.net.datagram_sockets import DatagramSockets
+from prefork.net.framings import build_framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.pulse import transports
 from prefork.net.service import Departures, Service, Worksite
 from prefork.scoreboard import Cell
+from prefork.tls import Security
+from prefork.watch import Watch
 
 LAST_WORDS_SECONDS = 0.25  # for handlers that are cancelled at the end of a drain
 
@@ -25,14 +29,26 @@ LAST_ACCEPTS_SECONDS = 0.25  # a round trip, for handshakes under way when a ser
 log = logging.getLogger("prefork")
 
 
+@dataclass(frozen=True, slots=True)
+class Loadout:
+    """What the listeners need beside their config.
+
+    Attributes:
+        apps: what their `app` names stand for.
+        securities: of those that speak TLS, by their names.
+        datagrams: the names of those that have datagrams.
+    """
+
+    apps: Mapping[str, Any]
+    securities: Mapping[str, Security] = field(default_factory=dict)
+    datagrams: frozenset[str] = frozenset()
+
+
 class Server:
     """The listeners of a config, served on one loop."""
 
-    def __init__(self, listeners: Sequence[ListenerConfig], apps: Mapping[str, Any], site: Worksite) -> None:
+    def __init__(self, listeners: Sequence[ListenerConfig], loaded: Loadout, site: Worksite) -> None:
         """Make a service of each listener; nothing is accepted before a socket is given.
-
-        Args:
-            apps: what the listeners' `app` names stand for.
 
         Raises:
             ConfigError: an app is of no kind that can be served.
@@ -40,12 +56,20 @@ class Server:
         self.site = site
         self._reserve = Reserve()
         self._acceptors: dict[tuple[str, int], Acceptor] = {}
-        self._services = {listener.name: self._open_service(listener, apps) for listener in listeners}
+        self._datagrams = DatagramSockets()
+        self._services = {listener.name: self._open_service(listener, loaded) for listener in listeners}
 
-    def _open_service(self, listener: ListenerConfig, apps: Mapping[str, Any]) -> Service:
-        framing = build_framing(listener.framing, listener.limits.frame)
+    def _open_service(self, listener: ListenerConfig, loaded: Loadout) -> Service:
+        framing = build_framing(listener.framing, listener.limits.frame, loaded.apps)
         service = Service(listener.name, listener.limits, framing, self.site)
-        service.make_protocol = build_protocol_factory(apps[listener.app], service)
+        service.security = loaded.securities.get(listener.name)
+        if service.security is not None:
+            service.security.write_keys()
+        app = loaded.apps[listener.app]
+        if listener.name in loaded.datagrams:
+            self._datagrams.apps[listener.name] = build_datagram_app(app, service)
+        else:
+            service.make_protocol = build_protocol_factory(app, service)
         return service
 
     def tell_time(self) -> None:
@@ -59,13 +83,17 @@ class Server:
         return list(self._services)
 
     def watch(self, listener: str, slot: int, fd: int, shift: Shift) -> None:
-        """Accept from a socket; it is closed when it is given again, or up."""
+        """Serve a socket; it is closed when it is given again, or up."""
         self.unwatch(listener, slot)
         service = self._services[listener]
+        if shift.watch is Watch.ONLY:
+            self._datagrams.watch((listener, slot), fd, service)
+            return
         self._acceptors[listener, slot] = Acceptor(ListeningSocket(fd), service, self._reserve, shift)
 
     def unwatch(self, listener: str, slot: int) -> None:
         """Leave a socket to others."""
+        self._datagrams.unwatch((listener, slot))
         acceptor = self._acceptors.pop((listener, slot), None)
         if acceptor is not None:
             acceptor.close()
@@ -96,16 +124,26 @@ class Server:
         self._let_leave(leave, on_done)
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets."""
+        """Close the listening sockets, and read no more datagrams."""
+        self._datagrams.pause()
         while self._acceptors:
             self._acceptors.popitem()[1].close()
 
+    def close(self) -> None:
+        """Close what is left, at the worker's end."""
+        self.stop_accepting()
+        self._datagrams.close()
+
     def _let_leave(self, leave: tuple[float, float], on_done: Callable[[], None]) -> None:
+        self._datagrams.finish()
         self.stop_accepting()
         site = self.site
         now = site.loop.time()
+        for service in self._services.values():
+            if service.departures is not None:
+                service.departures.window = (now + leave[0], now + leave[1])
         for transport in transports(site):
-            transport.drain(now + random.uniform(*leave))
+            transport.join_drain()
         site.on_empty = on_done
         site.check_empty()
 
@@ -116,4 +154,6 @@ class Server:
         for transport in rest:
             self.site.tally.count(Cell.CUT)
             transport.cut()
+        for handshake in list(self.site.handshakes):
+            handshake.expire("the server stops")
         self.site.loop.call_later(LAST_WORDS_SECONDS, on_done)

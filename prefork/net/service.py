@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,13 @@ from itertools import count
 from typing import Any
 
 from prefork.config.model import Limits
-from prefork.net.framing import Framing
+from prefork.errors import RemoteProtocolError
+from prefork.framing import Complaint, Framing
+from prefork.net.fold import Fold
 from prefork.net.loop import Selector
 from prefork.net.tally import Tally
 from prefork.scoreboard import Cell
+from prefork.tls import Security
 
 BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds one connection's handler
 QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
@@ -59,6 +63,8 @@ class Worksite:
     nothing: asyncio.Future[None] = field(init=False)  # what an awaitable that need not wait returns
     pool: ThreadPoolExecutor = field(init=False)
     handlers: int = 0  # coroutine handlers at work
+    fold: Fold = field(default_factory=Fold)
+    handshakes: dict[Any, None] = field(default_factory=dict)  # TLS handshakes under way, the oldest first
     on_empty: Callable[[], None] | None = None  # called when a draining worker has nothing open
 
     def __post_init__(self) -> None:
@@ -77,6 +83,12 @@ class Departures:
 
     def __init__(self) -> None:
         self._times: dict[object, float] = {}
+        self.window: tuple[float, float] | None = None  # CLOCK_MONOTONIC; None: nobody may end yet
+
+    def pick(self) -> float:
+        """Return a random time within the window."""
+        assert self.window is not None
+        return random.uniform(*self.window)
 
     def allow(self, transport: object, at: float) -> None:
         """Let a connection end between two exchanges from a time on, CLOCK_MONOTONIC."""
@@ -108,6 +120,7 @@ class Service:
         self.make_protocol: ProtocolFactory = asyncio.Protocol
         self.now = site.now  # of the last pulse, CLOCK_MONOTONIC: touching a connection costs no clock call
         self.nothing = site.nothing
+        self.security: Security | None = None  # with it TLS is spoken, at once or when the app asks for it
         self.departures: Departures | None = None  # while the worker drains
         self.open = 0
         self.waiting: Callable[[], None] | None = None  # called when there is room again
@@ -158,9 +171,45 @@ class Service:
             exc_info=error,
         )
 
+    def tell_peer(self, what: str, serial: int, peer: object) -> None:
+        """Log why a peer is refused, in one line; many refusals for one reason are folded."""
+        message = f"connection {self.name_connection(serial)} from {peer} refused: {what}"
+        self.site.fold.tell(self.log, what, message, self.site.now)
+
+    def when_begun(self, before: float | None, pending: int, is_new: bool) -> float | None:
+        """Return when the frame that is not whole yet began to arrive; None: there is none.
+
+        Args:
+            before: what this said the last time.
+            pending: its bytes so far.
+            is_new: other frames ended just before it.
+        """
+        if not pending:
+            return None
+        return self.now if is_new or before is None else before
+
+    def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
+        """Count a frame that was passed over, and tell its sender if the config wants that."""
+        self.site.tally.count(Cell.SKIPPED)
+        self.log.debug(
+            "a frame of %s was passed over: %s", self.name_connection(transport.serial), complaint.reason
+        )
+        if complaint.answer:
+            transport.write(complaint.answer)
+
+    def report_datagram(self, error: BaseException | None, peer: object) -> None:
+        """Log an exception of user code, which costs one datagram."""
+        self.site.tally.count(Cell.ERRORS)
+        self.log.error(
+            "the app failed on a datagram from %s: %s: %s", peer, type(error).__name__, error, exc_info=error
+        )
+
     def report_peer(self, error: BaseException, serial: int, peer: object) -> None:
         """Log a fault of the peer in one line: it is no news for a traceback."""
         self.site.tally.count(Cell.BROKEN)
+        if isinstance(error, RemoteProtocolError):
+            self.tell_peer(str(error), serial, peer)
+            return
         self.log.debug(
             "connection %s from %s ended: %s: %s",
             self.name_connection(serial),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prefork.scoreboard import Cell, Page
 
+DATAGRAMS = int(Cell.DATAGRAMS)
 OPEN, ACCEPTED, CLOSED = int(Cell.OPEN), int(Cell.ACCEPTED), int(Cell.CLOSED)  # touched for each connection
 
 
@@ -34,6 +35,9 @@ class Tally:
         page[OPEN] = self.open
         self.closed += 1
         page[CLOSED] = self.closed
+
+    def count_datagrams(self, count: int) -> None:
+        self._page[DATAGRAMS] += count
 
     def count(self, cell: Cell) -> None:
         """Add one to a counter that is rarely touched."""

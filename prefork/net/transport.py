@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from prefork.errors import LocalProtocolError
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN, Outlet
+from prefork.net.peer import Credentials
 from prefork.net.service import USER_ERRORS, Service
 
 READ_BYTES = 65_536  # more makes malloc map and unmap memory for every message
@@ -35,22 +38,37 @@ class StreamTransport(Outlet):
 
     __slots__ = ("_deliver", "peer", "serial")
 
-    def __init__(self, sock: socket.socket, peer: Any, service: Service) -> None:
+    def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int | None = None) -> None:
+        """Make the transport of a connected socket.
+
+        Args:
+            serial: its number, if it was counted before.
+        """
         super().__init__(sock, service)
         self._deliver: Any = None
         self.peer = peer
-        self.serial = service.next_serial()
+        self.serial = service.next_serial() if serial is None else serial
 
     def open(self) -> None:
         """Make the protocol and let it have the connection."""
-        service = self._service
-        service.site.selector.watch(self._socket.fileno(), self, READABLE)
+        self._watch()
         try:
-            protocol = service.make_protocol()
+            protocol = self._service.make_protocol()
             self.set_protocol(protocol)
             protocol.connection_made(self)
         except USER_ERRORS as error:
             self._fail(error)
+        if self._service.departures is not None:
+            self.join_drain()
+
+    def _watch(self) -> None:
+        self._service.site.selector.watch(self._socket.fileno(), self, READABLE)
+
+    def join_drain(self) -> None:
+        """Be asked to end, as those were that were open when the drain began."""
+        departures = self._service.departures
+        if departures is not None and departures.window is not None and self._phase < CLOSING:
+            self.drain(departures.pick())
 
     # --- the way in ---
 
@@ -62,7 +80,7 @@ class StreamTransport(Outlet):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lose(error)
+            self._on_receive_error(error)
             return
         if not data:
             self._on_eof()
@@ -91,6 +109,9 @@ class StreamTransport(Outlet):
         elif held is not None:
             self.held = None
             self.owes = True
+
+    def _on_receive_error(self, error: OSError) -> None:
+        self._lose(error)
 
     def _is_read_due(self, mask: int) -> bool:
         if mask & WRITABLE and self._mask & WRITABLE:
@@ -131,6 +152,15 @@ class StreamTransport(Outlet):
 
     def is_reading(self) -> bool:
         return self._mask & READABLE != 0
+
+    def write_frame(self, frame: Any) -> None:
+        """Send a frame, as the listener's framing has it; without one, bytes.
+
+        Raises:
+            LocalProtocolError: the framing cannot express it.
+        """
+        framing = self._service.framing
+        self.write(frame if framing is None else framing.encode(frame))
 
     # --- the end ---
 
@@ -247,6 +277,39 @@ class StreamTransport(Outlet):
         self._buffer = None
         self._protocol = self._deliver = None
 
+    # --- TLS on a connection in use ---
+
+    @property
+    def service(self) -> Service:
+        return self._service
+
+    async def upgrade(self, context: ssl.SSLContext, alpn: tuple[str, ...] = ()) -> StreamTransport:
+        """Speak TLS from now on, as the server's side; return the transport that does.
+
+        Args:
+            context: with `TlsSocket` as its class of sockets.
+
+        Raises:
+            OSError: it is not agreed upon, and the connection is lost.
+        """
+        from prefork.net.tls_transport import upgrade  # which is made of this class
+
+        self.flush_held()
+        if self.is_closing():
+            raise ConnectionResetError("cannot start TLS: the connection is closing")
+        if self.get_write_buffer_size():
+            raise LocalProtocolError("cannot start TLS: what was written is not sent yet")
+        return await upgrade(self, context, alpn)
+
+    def hand_over(self) -> tuple[socket.socket, Any]:
+        """Give up socket and protocol to another transport; this one is without use from now on."""
+        protocol, self._protocol, self._deliver, self.held = self._protocol, None, None, None
+        self._set_mask(self._mask | READABLE)
+        self._phase = CLOSED
+        if self._service.departures is not None:
+            self._service.departures.forget(self)
+        return self._socket, protocol
+
     # --- what asyncio asks of a transport ---
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -264,7 +327,7 @@ class StreamTransport(Outlet):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "peername":
-            return self.peer
+            return "" if isinstance(self.peer, Credentials) else self.peer  # as getpeername(2) has it
         if name == "sockname":
             return self._socket.getsockname() if self._phase < CLOSED else default
         return self._socket if name == "socket" else default

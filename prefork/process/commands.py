@@ -73,7 +73,7 @@ class Commands:
                 "state": "stopping" if self._course.ending else "running",
                 "workers": describe_workers(self._staff.crew, self._staff.clock()),
                 "listeners": self._staff.ports.bound(),
-                "counters": sum_counters(self._staff.crew),
+                "counters": sum_counters(self._staff.crew) | {"dropped": self._staff.ports.dropped},
                 "last_reload": {
                     "verdict": last.verdict if last else None,
                     "reason": last.reason if last else None,

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from prefork.address import Address
 from prefork.errors import BootError, ListenError, PreforkError, RemoteProtocolError
-from prefork.process.listener import refuse_live
+from prefork.process.binding import refuse_live
 from prefork.wire import REQUEST_BYTES, pack, unpack
 
 BACKLOG = 64
@@ -48,7 +49,7 @@ class ControlServer:
         temporary = f"{path}.{os.getpid()}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            refuse_live(path)
+            refuse_live(Address("unix", path=path), socket.SOCK_STREAM)
             mask = os.umask(0o177)
             try:
                 sock.bind(temporary)

@@ -9,8 +9,9 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefork.app import import_app, recognise
+from prefork.app import check_app, import_app
 from prefork.errors import ConfigError, PreforkError
+from prefork.framing.checks import build_check
 from prefork.process.messages import Failed
 from prefork.process.plan import Plan
 
@@ -31,8 +32,12 @@ def import_apps(plan: Plan) -> Apps:
     apps = Apps()
     for listener in plan.config.listeners:
         app = import_app(listener.app, plan.directories)
-        recognise(app, listener.app)
+        check_app(app, listener, listener.name in plan.datagrams)
         apps.found[listener.app] = app
+        check = getattr(listener.framing.options, "check", None)
+        if check:
+            apps.found[check] = import_app(check, plan.directories)
+            build_check(apps.found[check], check)
     if plan.config.lifespan:
         apps.found[plan.config.lifespan] = import_app(plan.config.lifespan, plan.directories)
     return apps

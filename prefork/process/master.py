@@ -27,6 +27,7 @@ from prefork.process.control import ControlServer
 from prefork.process.course import Course, Ending
 from prefork.process.crew import Crew, Death
 from prefork.process.foundry import Foundry
+from prefork.process.inherited import claim
 from prefork.process.kernel import Kernel
 from prefork.process.messages import Drain
 from prefork.process.pidfile import PidFile
@@ -147,6 +148,7 @@ class Master:
     def _boot(self) -> None:
         config = self._current.config
         setproctitle("prefork: master")
+        claim(os.environ)
         self._signals = SignalInbox()
         self._held.append(self._signals)
         self._selector.register(self._signals, selectors.EVENT_READ, lambda: None)
@@ -320,5 +322,6 @@ class Master:
         ready = [r for r in crew.roster.in_state(State.READY) if not crew.is_lagging(r)]
         ready = ready or crew.roster.in_state(State.READY)
         ready.sort(key=lambda r: r.generation)
-        ports.assign(ready, crew.roster.in_state(State.PAUSED))
-        ports.steer(tuple(sorted({r.slot for r in ready})))
+        wanted = self._course.target.count
+        ports.assign(ready, crew.roster.in_state(State.PAUSED), wanted)
+        ports.steer(tuple(sorted({r.slot for r in ready})), wanted)

@@ -6,12 +6,14 @@ Knows: config, paths, shared memory, the log. Does not know: the master, other g
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefork.config import Config
 from prefork.log import LineHandler
 from prefork.process.kernel import Kernel
 from prefork.scoreboard import Scoreboard
+from prefork.tls import Security
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Plan:
 
     Attributes:
         directories: where apps are looked for before the Python path.
+        securities: of the listeners that speak TLS, by their names.
+        datagrams: the names of the listeners that have datagrams.
     """
 
     generation: int
@@ -29,6 +33,8 @@ class Plan:
     log: LineHandler
     kernel: Kernel
     master_pid: int
+    securities: Mapping[str, Security] = field(default_factory=dict)
+    datagrams: frozenset[str] = frozenset()
 
 
 def app_directories(config_path: str) -> tuple[str, ...]:

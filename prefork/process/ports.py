@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefork.address import parse_address
 from prefork.config import Config, ListenerConfig
-from prefork.errors import ListenError
-from prefork.process.coverage import Assignment, cover
+from prefork.errors import ListenError, PreforkError
+from prefork.process.coverage import Assignment, Group, cover
 from prefork.process.listener import Listener
 from prefork.process.messages import Cover, Uncover
 from prefork.process.roster import WorkerRecord
@@ -34,8 +34,8 @@ class Harbour:
 
 def key_of(config: ListenerConfig) -> str:
     """Return what makes a listener the same over a reload: its address, with port 0 its name too."""
-    address = parse_address(config.bind)
-    is_any_port = not address.is_unix and address.port == 0
+    address = parse_address(config.bind).plain
+    is_any_port = not address.path and address.port == 0
     return f"{address} {config.name}" if is_any_port else str(address)
 
 
@@ -46,8 +46,10 @@ class Ports:
         self._listeners: dict[str, Listener] = {}
         self._harbours: dict[int, Harbour] = {}
         self._is_unsteerable = False
-        self._dropped: list[tuple[float, Listener]] = []
+        self._removed: list[tuple[float, Listener]] = []
         self._parked_since: dict[str, float] = {}
+        self._schemes: dict[str, str] = {}  # by key, as the config that serves has them
+        self._dropped_before = 0
 
     def prepare(self, generation: int, config: Config, slots: int) -> None:
         """Open what a generation needs and is not open yet; all or nothing.
@@ -56,6 +58,7 @@ class Ports:
             ListenError: an address cannot be bound; the others are as before.
         """
         harbour = self._harbours[generation] = Harbour()
+        self._schemes = self._schemes or {key_of(c): parse_address(c.bind).scheme for c in config.listeners}
         try:
             for chosen in config.listeners:
                 key = key_of(chosen)
@@ -63,7 +66,7 @@ class Ports:
                 if key not in self._listeners:
                     self._listeners[key] = Listener(chosen, parse_address(chosen.bind), slots)
                     harbour.opened.append(key)
-                self._listeners[key].grow(slots, chosen.socket)
+                self._listeners[key].grow(slots, chosen)
         except ListenError:
             self.abandon(generation)
             raise
@@ -76,20 +79,22 @@ class Ports:
     def commit(self, generation: int, config: Config, now: float) -> None:
         """Make a generation's listeners the listeners; the others are closed when their queues are empty."""
         for chosen in config.listeners:
-            listener = self._listeners[key_of(chosen)]
-            listener.name = chosen.name
-            listener.configure(chosen.socket)
+            try:
+                self._listeners[key_of(chosen)].configure(chosen)
+            except (PreforkError, OSError) as error:  # the new generation serves already
+                log.error("cannot set the socket options of %s: %s", chosen.name, error)
+        self._schemes = {key_of(chosen): parse_address(chosen.bind).scheme for chosen in config.listeners}
         keys = self._harbours[generation].names
         self._harbours = {generation: self._harbours[generation]}
         for key in [key for key in self._listeners if key not in keys]:
             listener = self._listeners.pop(key)
             listener.refuse_new()
-            self._dropped.append((now + DROPPED_SECONDS, listener))
+            self._removed.append((now + DROPPED_SECONDS, listener))
 
     @property
     def has_dropped(self) -> bool:
         """Whether a listener was removed that may still have connections in its queue."""
-        return bool(self._dropped)
+        return bool(self._removed)
 
     def close_unused(self, slots: int, now: float) -> None:
         """Close the sockets of removed listeners, and those of slots that have long been parked.
@@ -104,8 +109,10 @@ class Ports:
                 self._parked_since.pop(key, None)
             elif now - self._parked_since.setdefault(key, now) > PARKED_SECONDS and listener.is_queue_empty():
                 listener.shrink()  # who watches it is told by the next `assign`
-        while self._dropped and self._dropped[0][0] <= now:
-            self._dropped.pop(0)[1].close()
+        while self._removed and self._removed[0][0] <= now:
+            removed = self._removed.pop(0)[1]
+            self._dropped_before += removed.dropped
+            removed.close()
 
     def grow(self, generation: int, config: Config, slots: int) -> None:
         """Have sockets for more slots.
@@ -116,25 +123,37 @@ class Ports:
         keys = self._harbours[generation].names
         for chosen in config.listeners:
             if key_of(chosen) in keys:
-                self._listeners[key_of(chosen)].grow(slots, chosen.socket)
+                self._listeners[key_of(chosen)].grow(slots, chosen)
 
     def bound(self) -> list[dict[str, str]]:
         """Return name and real address of each listener."""
-        return [{"name": lis.name, "bind": str(lis.bound)} for lis in self._listeners.values()]
+        return [
+            {"name": lis.name, "bind": str(replace(lis.bound, scheme=self._schemes.get(key, lis.bound.scheme)))}
+            for key, lis in self._listeners.items()
+        ]
 
-    def assign(self, ready: Sequence[WorkerRecord], paused: Sequence[WorkerRecord]) -> None:
+    @property
+    def dropped(self) -> int:
+        """How many datagrams the kernel had no room for, ever."""
+        return self._dropped_before + sum(listener.dropped for listener in self._listeners.values())
+
+    def assign(self, ready: Sequence[WorkerRecord], paused: Sequence[WorkerRecord], wanted: int) -> None:
         """Tell the workers what to watch, as far as that has changed.
 
         Args:
             ready: workers that accept; the newest of a slot last.
             paused: workers that accept only for listeners that no ready one serves.
+            wanted: how many slots there are to be.
         """
-        sockets = {key: (len(lis.sockets), lis.is_shared) for key, lis in self._listeners.items()}
+        sockets = {
+            key: Group(len(lis.sockets), lis.is_shared, wanted if lis.is_datagram else None)
+            for key, lis in self._listeners.items()
+        }
         served = {key for key in sockets if any(self._serves(w, key) for w in ready)}
-        wanted = cover(ready, {k: v for k, v in sockets.items() if k in served}, self._serves)
-        wanted |= cover(paused, {k: v for k, v in sockets.items() if k not in served}, self._serves)
+        duties = cover(ready, {k: v for k, v in sockets.items() if k in served}, self._serves)
+        duties |= cover(paused, {k: v for k, v in sockets.items() if k not in served}, self._serves)
         for worker in (*ready, *paused):
-            self._tell(worker, wanted[id(worker)])
+            self._tell(worker, duties[id(worker)])
 
     def _serves(self, worker: WorkerRecord, key: str) -> bool:
         harbour = self._harbours.get(worker.generation)
@@ -155,11 +174,10 @@ class Ports:
                 sock = self._listeners[key].sockets[slot]
                 link.send(Cover(names[key], slot, duty.watch, seat), [sock.fileno()])
 
-    def steer(self, slots: tuple[int, ...]) -> None:
-        """Let new connections go to these slots."""
+    def steer(self, slots: tuple[int, ...], wanted: int) -> None:
+        """Let new connections go to some slots, and datagrams to all that are wanted."""
         for listener in self._listeners.values():
-            known = tuple(s for s in slots if s < len(listener.sockets))
-            if not listener.steer(known) and not self._is_unsteerable:
+            if not listener.steer(slots, wanted) and not self._is_unsteerable:
                 self._is_unsteerable = True
                 log.warning("this kernel cannot steer new connections; they are spread by its own hash")
 
@@ -169,7 +187,7 @@ class Ports:
             listener.refuse_new()
 
     def close(self) -> None:
-        for listener in (*self._listeners.values(), *(dropped for _, dropped in self._dropped)):
+        for listener in (*self._listeners.values(), *(dropped for _, dropped in self._removed)):
             listener.close()
         self._listeners.clear()
-        self._dropped.clear()
+        self._removed.clear()

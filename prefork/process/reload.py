@@ -13,16 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefork.address import parse_address
 from prefork.config import Config, Loaded, describe_changes, read_config
 from prefork.errors import ConfigError, PreforkError
 from prefork.log import LineHandler, build_handler, open_log
 from prefork.process.cpus import count_workers
 from prefork.process.crew import Crew
 from prefork.process.foundry import Foundry
+from prefork.process.inherited import is_datagram
 from prefork.process.plan import Plan, app_directories
 from prefork.process.ports import Ports
 from prefork.process.privileges import check_may_become, resolve_identity
 from prefork.process.roster import Candidate, State
+from prefork.process.securing import describe_warnings, open_keylog, secure
 
 FIXED = ("control", "pidfile")  # they name the running server to others: changing them takes a restart
 
@@ -221,11 +224,29 @@ def build_generation(number: int, loaded: Loaded, like: Plan, handler: LineHandl
 
     Raises:
         BootError: the user cannot be become.
+        ConfigError: a certificate cannot be loaded.
+        ListenError: a socket was not inherited.
     """
     config = loaded.config
+    owner = None
     if config.user:
-        check_may_become(resolve_identity(config.user))
+        identity = resolve_identity(config.user)
+        check_may_become(identity)
+        owner = (identity.uid, identity.gid)
+    directories = app_directories(loaded.path)
+    securities = secure(loaded, directories, like.securities.values())
+    for keylog in {security.keylog for security in securities.values()} - {None}:
+        open_keylog(str(keylog), owner)
+    for warning in describe_warnings(securities.values()):
+        log.warning("%s", warning)
+    datagrams = {c.name for c in config.listeners if is_datagram(parse_address(c.bind), os.environ)}
     plan = dataclasses.replace(
-        like, generation=number, config=config, directories=app_directories(loaded.path), log=handler
+        like,
+        generation=number,
+        config=config,
+        directories=directories,
+        log=handler,
+        securities=securities,
+        datagrams=frozenset(datagrams),
     )
     return Generation(plan, count_workers(config.workers))

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefork.process.crew import Crew
 from prefork.process.roster import Roster, State, Target
-from prefork.scoreboard import Cell
+from prefork.scoreboard import COUNTERS, Cell
 
 
 def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
@@ -36,15 +36,7 @@ def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
 def sum_counters(crew: Crew) -> dict[str, int]:
     """Return the counters of all workers that are or were: they never go down."""
     sums: dict[str, int] = {}
-    for cell in (
-        Cell.ACCEPTED,
-        Cell.CLOSED,
-        Cell.ERRORS,
-        Cell.CUT,
-        Cell.REFUSED,
-        Cell.TIMED_OUT,
-        Cell.BROKEN,
-    ):
+    for cell in COUNTERS:
         gone = sum(total[cell] for total in crew.totals.values())
         sums[cell.name.lower()] = gone + sum(record.link.page[cell] for record in crew.roster.records)
     return sums

@@ -40,9 +40,9 @@ def spread(indices: Sequence[int]) -> list[Instruction]:
     return [*program, (RETURN, 0, 0, indices[0])]
 
 
-def attach(sock: socket.socket, indices: Sequence[int]) -> bool:
+def attach(sock: socket.socket, program: Sequence[Instruction]) -> bool:
     """Steer the group of a socket; return False if the kernel refuses."""
-    return _set(sock, SO_ATTACH_REUSEPORT_CBPF, spread(indices))
+    return _set(sock, SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 def drop_handshakes(sock: socket.socket) -> bool:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 
 from setproctitle import setproctitle
@@ -24,7 +25,7 @@ from prefork.log import install
 from prefork.net.acceptor import Shift
 from prefork.net.loop import READABLE, Selector, new_loop
 from prefork.net.pulse import Pulse
-from prefork.net.server import Server
+from prefork.net.server import Loadout, Server
 from prefork.net.service import Draining, Worksite
 from prefork.net.tally import Tally
 from prefork.process.channel import Channel
@@ -38,6 +39,17 @@ ORPHAN_SECONDS = 2.0  # to finish what is open when the master is gone
 ORPHAN_ALARM_SECONDS = 3  # for a loop that stands still then
 
 log = logging.getLogger("prefork")
+
+
+def log_unraisable(event: sys.UnraisableHookArgs) -> None:
+    """Log what nobody can catch, one record each, where Python would write to standard error.
+
+    A server name that is no ASCII (RFC 6066, 3) fails so within the ssl module; its handshake fails with it, and
+    that is told there.
+    """
+    error = event.exc_value
+    if not (isinstance(error, UnicodeDecodeError) and isinstance(event.object, bytes)):
+        log.error("%s: %s", event.err_msg or "an exception was ignored", event.object, exc_info=error)
 
 
 class Worker:
@@ -69,6 +81,7 @@ class Worker:
         self._channel.send(Spawned(os.getpid()))
         who = f"worker {slot} g{plan.generation}"
         install(plan.log, plan.config.log, who=who, slot=slot, generation=plan.generation)
+        sys.unraisablehook = log_unraisable
         faulthandler.enable(file=self._stack_fd)
         faulthandler.register(signal.SIGUSR2, file=self._stack_fd)
         signal.signal(signal.SIGQUIT, self._on_orphaned)
@@ -102,7 +115,8 @@ class Worker:
         label = f"{self._order.slot}.g{self._plan.generation}.{os.getpid()}"
         page = self._plan.scoreboard.page(self._order.seat)
         site = Worksite(loop, selector, Tally(page), Draining(), label)
-        self._server = Server(self._plan.config.listeners, apps.found, site)
+        loadout = Loadout(apps.found, self._plan.securities, self._plan.datagrams)
+        self._server = Server(self._plan.config.listeners, loadout, site)
         self._give_up_ports = self._server.stop_accepting
         self._is_over = asyncio.Event()
         Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
@@ -112,6 +126,7 @@ class Worker:
             selector.watch(self._channel_fd, self, READABLE)
             self._channel.send(Ready())
             await self._is_over.wait()
+            self._server.close()
         # asyncio closes its self-pipe before it takes the signals' wake-up descriptor back.
         signal.set_wakeup_fd(-1)
 

@@ -15,12 +15,16 @@ from prefork.address import parse_address
 from prefork.config import ListenerConfig
 from prefork.config.model import Socket
 from prefork.errors import ListenError
-from prefork.process.listener import Listener, refuse_live
+from prefork.process.binding import refuse_live
+from prefork.process.listener import Listener
 
 
 def opened(bind: str, slots: int = 2, options: Socket | None = None) -> Listener:
-    config = ListenerConfig(bind=bind, app="a:b", name="test", socket=options or Socket())
-    return Listener(config, parse_address(bind), slots)
+    return Listener(config_of(bind, options), parse_address(bind), slots)
+
+
+def config_of(bind: str, options: Socket | None = None) -> ListenerConfig:
+    return ListenerConfig(bind=bind, app="a:b", name="test", socket=options or Socket())
 
 
 @pytest.fixture(params=["tcp://127.0.0.1:0", "tcp://[::1]:0"])
@@ -52,15 +56,15 @@ def test_an_address_is_free_again_when_its_listener_is_closed(listener: Listener
 
 def test_slots_are_added_in_order_and_those_that_are_there_stay(listener: Listener) -> None:
     before = [sock.fileno() for sock in listener.sockets]
-    listener.grow(5, Socket())
-    listener.grow(2, Socket())
+    listener.grow(5, config_of(str(listener.address)))
+    listener.grow(2, config_of(str(listener.address)))
     assert [sock.fileno() for sock in listener.sockets[:3]] == before
     assert len({sock.getsockname()[1] for sock in listener.sockets}) == 1
     assert len(listener.sockets) == 5
 
 
 def test_a_slot_that_is_added_gets_connections_and_a_parked_one_can_be_closed(listener: Listener) -> None:
-    if not listener.steer((2,)):
+    if not listener.steer((2,), 3):
         pytest.skip("this kernel refuses SO_ATTACH_REUSEPORT_CBPF")
     where = listener.sockets[0].getsockname()[:2]
     with socket.create_connection(where, 5):
@@ -69,7 +73,7 @@ def test_a_slot_that_is_added_gets_connections_and_a_parked_one_can_be_closed(li
         listener.sockets[2].accept()[0].close()
     assert listener.is_queue_empty()
     assert not listener.is_parked
-    listener.steer((0, 1))
+    listener.steer((0, 1), 2)
     assert listener.is_parked
     listener.shrink()
     with socket.create_connection(where, 5):
@@ -88,7 +92,7 @@ def test_the_options_of_the_config_are_set_and_inherited() -> None:
                 assert accepted.getsockopt(tcp, socket.TCP_NODELAY) == 1
                 assert accepted.getsockopt(tcp, socket.TCP_KEEPIDLE) == 61
                 assert accepted.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 2500
-        listener.configure(Socket(nodelay=False, keepalive=0.0))
+        listener.configure(config_of(str(listener.address), Socket(nodelay=False, keepalive=0.0)))
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
 
@@ -158,7 +162,7 @@ def test_a_live_server_whose_queue_is_full_is_not_taken_for_dead(path: str) -> N
             client.setblocking(False)
             client.connect_ex(path)
         with pytest.raises(ListenError, match="a server answers there"):
-            refuse_live(path)
+            refuse_live(parse_address(f"unix://{path}"), socket.SOCK_STREAM)
         for client in waiting:
             client.close()
 

@@ -43,7 +43,7 @@ def spread(group: list[socket.socket], count: int = CONNECTIONS) -> Counter[int]
 
 
 def test_connections_go_to_the_named_sockets_alone(group: list[socket.socket]) -> None:
-    if not steering.attach(group[0], (1, 3)):
+    if not steering.attach(group[0], steering.spread((1, 3))):
         pytest.skip("this kernel refuses SO_ATTACH_REUSEPORT_CBPF")
     came = spread(group)
     assert set(came) == {1, 3}
@@ -51,7 +51,7 @@ def test_connections_go_to_the_named_sockets_alone(group: list[socket.socket]) -
 
 
 def test_a_socket_that_is_named_more_often_gets_more(group: list[socket.socket]) -> None:
-    if not steering.attach(group[0], (0, 0, 0, 2)):
+    if not steering.attach(group[0], steering.spread((0, 0, 0, 2))):
         pytest.skip("this kernel refuses SO_ATTACH_REUSEPORT_CBPF")
     came = spread(group)
     assert set(came) == {0, 2}
@@ -59,7 +59,7 @@ def test_a_socket_that_is_named_more_often_gets_more(group: list[socket.socket])
 
 
 def test_all_sockets_in_order_get_about_the_same(group: list[socket.socket]) -> None:
-    if not steering.attach(group[0], (0, 1, 2, 3)):
+    if not steering.attach(group[0], steering.spread((0, 1, 2, 3))):
         pytest.skip("this kernel refuses SO_ATTACH_REUSEPORT_CBPF")
     came = spread(group)
     assert min(came.values()) > CONNECTIONS / 4 * 0.6
@@ -67,7 +67,7 @@ def test_all_sockets_in_order_get_about_the_same(group: list[socket.socket]) -> 
 
 def test_a_program_is_replaced_by_the_next_one(group: list[socket.socket]) -> None:
     for slots in ((0,), (2,), (0, 1, 2, 3), (3,)):
-        if not steering.attach(group[0], slots):
+        if not steering.attach(group[0], steering.spread(slots)):
             pytest.skip("this kernel refuses SO_ATTACH_REUSEPORT_CBPF")
         assert set(spread(group, 40)) <= set(slots)
 
@@ -78,9 +78,9 @@ def test_a_program_for_512_slots_fits() -> None:
 
 def test_what_the_kernel_refuses_is_told_and_not_raised() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        assert steering.attach(sock, (0,)) is False
+        assert steering.attach(sock, steering.spread((0,))) is False
     with socket.socket() as sock:
-        assert steering.attach(sock, range(1, 5000)) is False
+        assert steering.attach(sock, steering.spread(range(1, 5000))) is False
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ APPS: dict[str, tuple[str, list[str]]] = {
     "no attribute": ("pass\n", ["has no attribute 'echo'"]),
     "no protocol": ("class echo: pass\n", ["the class echo is not an asyncio.Protocol"]),
     "no function": ("echo = 3\n", ["it is a int, not a handler; write async def f(conn)"]),
-    "plain function": ("def echo(conn): pass\n", ["a handler is async def"]),
+    "plain function": ("def echo(conn): pass\n", ["write async def f(conn)"]),
 }
 
 

@@ -75,13 +75,13 @@ def test_check_beside_a_running_server_disturbs_no_client(server: Running) -> No
         ("raise RuntimeError('no licence')\n", "RuntimeError: no licence"),
         ("import sys\nsys.exit('I give up')\n", "SystemExit: I give up"),
         ("pass\n", "has no attribute 'echo'"),
-        ("def echo(conn): pass\n", "a handler is async def"),
+        ("def echo(conn): pass\n", "write async def f(conn)"),
     ],
 )
 def test_an_app_that_cannot_be_served_is_told_with_its_listener(prepare: Prepare, text: str, wanted: str) -> None:
     done = prepare({"app.py": text}).run("check", "test.yaml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "test.yaml: listener echo: " in done.stderr
+    assert "test.yaml:3:8: listener echo: " in done.stderr
     assert wanted in done.stderr
 
 

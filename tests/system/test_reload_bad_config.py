@@ -58,7 +58,7 @@ def a_class_that_is_no_protocol(server: Running) -> str:
 
 def a_plain_function(server: Running) -> str:
     server.write("app.py", "def echo(conn):\n    pass\n")
-    return "it is a plain function of 1 arguments; a handler is async def"
+    return "it is a plain function of 1 arguments; write async def f(conn)"
 
 
 def a_value_that_cannot_be_called(server: Running) -> str:
@@ -68,7 +68,7 @@ def a_value_that_cannot_be_called(server: Running) -> str:
 
 def a_handler_of_too_many_arguments(server: Running) -> str:
     server.write("app.py", "async def echo(a, b, c):\n    pass\n")
-    return "it takes 3 arguments"
+    return "it is an async function of 3 arguments; write async def f(conn)"
 
 
 def import_error_without_preload(server: Running) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from prefork.config.model import Limits
+from prefork.framing import Framing
 from prefork.net.connection import Connection, FramedConnection
-from prefork.net.framing import Framing
 from prefork.net.service import Draining, Service, Worksite
 from prefork.net.tally import Tally
 from prefork.scoreboard import PAGE_BYTES

@@ -135,7 +135,7 @@ def layer_violations(s: Source) -> Iterator[str]:
         is_meeting = s.name == "prefork/process/worker.py"
         is_up = s.is_under("prefork/process/") and is_net and not is_meeting
         is_wing_crossed = is_up or (s.is_under("prefork/net/") and is_process)
-        is_ground = s.name.count("/") == 1 or s.is_under("prefork/config/")
+        is_ground = s.name.count("/") == 1 or s.is_under("prefork/config/") or s.is_under("prefork/framing/")
         is_lifted = is_ground and (is_net or is_process) and not is_allowed_from_ground(s.name, place)
         if is_wing_crossed or is_lifted:
             yield f"{s.name}:{place.line} imports {place.module}"

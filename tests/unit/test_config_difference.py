@@ -19,6 +19,7 @@ from prefork.config import (
     Tls,
     describe_changes,
 )
+from prefork.config.model import LineOptions
 
 ECHO = ListenerConfig("tcp://127.0.0.1:9000", "a:b", name="echo", limits=Limits(idle=60.0))
 CHAT = ListenerConfig("tcp://127.0.0.1:9001", "a:b", name="chat")
@@ -34,7 +35,7 @@ def test_the_order_of_listeners_is_no_change() -> None:
 
 
 def test_values_are_written_in_their_units() -> None:
-    listener = replace(ECHO, limits=Limits(idle=30.0, frame=1 << 20), framing=Framing("lines", 1024))
+    listener = replace(ECHO, limits=Limits(idle=30.0, frame=1 << 20), framing=Framing("lines", LineOptions(1024)))
     new = replace(
         OLD,
         workers=None,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefork.config import Config, Framing, Loaded, read_config
+from prefork.config.model import LineOptions
 from prefork.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -68,8 +69,8 @@ def test_every_kind_of_value_is_read(read: Read) -> None:
     assert (config.recycle.rss, config.recycle.age, config.recycle.jitter) == (1 << 30, 86400.0, 0.125)
     assert (config.timeouts.drain, config.timeouts.beat, config.timeouts.boot) == (0.5, 5.0, 1.5)
     assert [listener.framing for listener in config.listeners] == [
-        Framing("lines", 1 << 20),
-        Framing("lines"),
+        Framing("lines", LineOptions(1 << 20)),
+        Framing("lines", LineOptions()),
     ]
     assert config.listeners[0].limits.frame == 100
     assert not config.listeners[1].socket.nodelay
@@ -169,9 +170,12 @@ def test_a_bad_value_is_named_with_its_cure(refuse: Refuse, line: str, message: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("bind: 22:22", "bind: YAML reads 22:22 as the number 1342 (base 60); write tcp://host:port or unix"),
-        ("bind: 127.0.0.1:80", "bind: a bind is written tcp://host:port or unix:///path, not '127.0.0.1:80'"),
-        ("bind: tls://h:1", "bind: tls:// is not served by this version"),
+        ("bind: 22:22", "bind: YAML reads 22:22 as the number 1342 (base 60); write tcp://host:port, tls"),
+        (
+            "bind: 127.0.0.1:80",
+            "bind: a bind is written tcp://host:port, tls://host:port, udp://host:port, unix:///path",
+        ),
+        ("bind: tls://h:1", "a tls:// listener needs a certificate; write tls: {cert: FILE, key: FILE}"),
         ("bind: tcp://h", "bind: 'tcp://h' has no port"),
         ("bind: tcp://h:99999", "bind: 'tcp://h:99999' has no valid host and port"),
         ('bind: "tcp://h:1\\n"', "bind: 'tcp://h:1\\n' is not a bind"),
@@ -184,7 +188,21 @@ def test_a_bad_value_is_named_with_its_cure(refuse: Refuse, line: str, message: 
         ("name: a b", "name: 'a b' cannot be used; write letters, digits"),
         ("name: ''", "name: '' cannot be used"),
         ("framing: line", "framing: unknown framing 'line'; did you mean lines?"),
-        ("framing: netstring", "framing: netstring is not served by this version; known are raw, lines"),
+        ("framing: netstrings", "framing: unknown framing 'netstrings'; did you mean netstring?"),
+        ("framing: fixed", "framing: fixed needs size; write {fixed: {size: …}}"),
+        ("framing: {length: {bytes: 3}}", "framing.length.bytes: 3 cannot be used; known are 1, 2, 4, 8"),
+        ("framing: {lines: {over: drop}}", "framing.lines.over: 'drop' is unknown; known are close, skip, error"),
+        ("framing: {lines: {delimiter: ''}}", "framing.lines.delimiter: '' cannot end a line"),
+        ("steer: ip", "steer: it is neither source nor payload"),
+        ("steer: {payload: '4:2'}", "steer: '4:2' are no bytes of a payload"),
+        ("steer: {payload: '0:4'}", "only udp:// listeners are steered by their peers; remove steer"),
+        (
+            "socket: {mode: 0660}",
+            'socket.mode: YAML reads 0660 as the number 432 (octal); write it in quotes, "0660"',
+        ),
+        ("socket: {mode: '0660'}", "socket: mode is for unix:// and unixgram:// listeners with a path"),
+        ("socket: {multicast: [239.1.1.1]}", "socket: multicast is for udp:// listeners; remove it"),
+        ("tls: {cert: a, client_auth: optional}", "tls: client_auth needs client_ca; write both or none"),
         ("framing: {lines: {max: 0}}", "framing.lines.max: 0 is too small; at least 1"),
         ("framing: {lines: {mix: 5}}", "framing.lines: unknown key 'mix'; did you mean max?"),
         ("framing: {lines: 64KiB}", "framing.lines: it is a single value; write a mapping of keys"),
@@ -192,7 +210,7 @@ def test_a_bad_value_is_named_with_its_cure(refuse: Refuse, line: str, message: 
         ("framing: {}", "framing: it is not one framing; write raw, lines, or {lines: {max: 64KiB}}"),
         ("framing: [lines]", "framing: it is not one framing"),
         ("framing: null", "framing: it is null"),
-        ("tls: {}", "tls: tls is not served by this version; remove it"),
+        ("tls: {}", "tls: cert is missing; write tls: {cert: FILE, key: FILE}"),
         ("allow: [10.0.0.0/8]", "allow: allow is not served by this version; remove it"),
         ("limits: {per_ip: 5}", "limits.per_ip: per_ip is not served by this version; remove it"),
         ("socket: {backlog: 0}", "socket.backlog: 0 is too small; at least 1"),
@@ -271,7 +289,7 @@ def test_a_listener_without_a_name_is_named_by_its_bind(read: Read) -> None:
     text = listeners(("", "tcp://127.0.0.1:9000"))
     environ = {"PREFORK_LISTENERS__TCP_127_0_0_1_9000__FRAMING": "{lines: {max: 1KiB}}"}
     (listener,) = read(text, environ, ["listeners.tcp-127.0.0.1-9000.app=c:d"]).config.listeners
-    assert (listener.app, listener.framing) == ("c:d", Framing("lines", 1024))
+    assert (listener.app, listener.framing) == ("c:d", Framing("lines", LineOptions(1024)))
 
 
 def test_lists_and_mappings_of_flags_are_written_in_yaml(read: Read) -> None:

@@ -19,7 +19,7 @@ import yaml
 from prefork.config import Config, json_schema, read_config, reference_yaml
 from prefork.config.checker import check_document
 from prefork.config.document import Problem, open_source, parse_document
-from prefork.config.model import Key, Kind, keys_of
+from prefork.config.key import Key, Kind, keys_of
 from prefork.config.schema import schema_of
 from prefork.config.trail import Trail
 from prefork.config.values import read_value
@@ -169,7 +169,11 @@ def test_random_documents_have_the_same_verdict_from_both() -> None:
     [
         (Kind.NETWORKS, [[], ["10.0.0.0/8", "::1", "fd00::/8"]], ["x", ["host"], ["10.0.0.0/"], [1], None]),
         (Kind.STRINGS, [[], ["h2"]], [["h2", ""], "h2", [[]]]),
-        (Kind.STRING_MAP, [{}, {"a": "b"}], [{"a": 1}, [], {"a": ""}]),
+        (
+            Kind.CERTIFICATES,
+            [{}, {"a": "b"}, {"a.b": {"cert": "c", "key": "d"}}],
+            [{"a": 1}, [], {"a": ""}, {"a": {}}],
+        ),
     ],
 )
 def test_kinds_of_reserved_keys_have_a_schema_already(kind: Kind, good: list[Any], bad: list[Any]) -> None:
@@ -192,7 +196,6 @@ def test_an_editor_finds_the_meaning_and_the_default_of_a_key() -> None:
     listener = properties["listeners"]["items"]
     assert listener["required"] == ["bind", "app"]
     assert listener["properties"]["limits"]["properties"]["per_ip"]["const"] == 0
-    assert listener["properties"]["tls"]["const"] is None
 
 
 def test_a_damaged_file_is_read_or_refused_but_never_a_traceback() -> None:

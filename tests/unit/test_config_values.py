@@ -6,7 +6,8 @@ Knows: `prefork.config.values`. Does not know: files, the model.
 from __future__ import annotations
 
 from prefork.config.document import Problem, open_source, parse_document
-from prefork.config.model import Key, Kind
+from prefork.config.key import Key, Kind
+from prefork.config.model import NamedCertificate
 from prefork.config.trail import Trail
 from prefork.config.values import read_value
 
@@ -33,8 +34,15 @@ def test_networks_are_checked_one_by_one() -> None:
     ]
 
 
-def test_maps_of_strings_keep_their_order() -> None:
-    assert read_kind("{b: x, a: y}", Kind.STRING_MAP) == ((("b", "x"), ("a", "y")), [])
-    assert read_kind("{b: 1}", Kind.STRING_MAP)[1] == ['b: YAML reads 1 as a number; write it in quotes, "1"']
-    assert read_kind("[b]", Kind.STRING_MAP)[1] == ["it is a list; write a mapping, {} if it is empty"]
+def test_certificates_of_server_names_keep_their_order_and_name_one_file_or_two() -> None:
+    read = read_kind("{b.example: x, '*.A.example': {cert: y, key: z}}", Kind.CERTIFICATES)
+    assert read == ((NamedCertificate("b.example", "x"), NamedCertificate("*.a.example", "y", "z")), [])
+    assert read_kind("{b: 1}", Kind.CERTIFICATES)[1] == ['b: YAML reads 1 as a number; write it in quotes, "1"']
+    assert read_kind("[b]", Kind.CERTIFICATES)[1] == ["it is a list; write a mapping, {} if it is empty"]
+    assert read_kind("{b: {key: x}}", Kind.CERTIFICATES)[1] == [
+        "b: cert is missing; write {cert: FILE, key: FILE}"
+    ]
+    assert read_kind("{'b*.example': x}", Kind.CERTIFICATES)[1] == [
+        "b*.example: 'b*.example' is not a server name; write www.example.org or *.example.org"
+    ]
     assert read_kind("x", Kind.STRINGS)[1] == ["it is a single value; write a list, [] if it is empty"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from prefork.process.coverage import Assignment, cover
+from prefork.process.coverage import Assignment, Group, cover
 from prefork.process.roster import State, WorkerRecord
 from prefork.watch import Watch
 
-Sockets = dict[str, tuple[int, bool]]
+Sockets = dict[str, Group]
 
 
 def ready(slot: int, generation: int = 1) -> WorkerRecord:
@@ -33,21 +33,21 @@ def watchers(
 
 def test_every_worker_is_first_at_its_own_socket_and_second_at_a_neighbours() -> None:
     workers = [ready(slot) for slot in range(4)]
-    found = cover(workers, {"a": (4, False)}, serves_all)
+    found = cover(workers, {"a": Group(4, False)}, serves_all)
     assert watchers(found, workers, Watch.FIRST) == {("a", slot): [slot] for slot in range(4)}
     assert watchers(found, workers, Watch.SECOND) == {("a", slot): [(slot + 1) % 4] for slot in range(4)}
 
 
 def test_partners_name_each_other() -> None:
     workers = [ready(slot) for slot in range(3)]
-    found = cover(workers, {"a": (3, False)}, serves_all)
+    found = cover(workers, {"a": Group(3, False)}, serves_all)
     assert found[id(workers[0])]["a", 0].partner is workers[1]
     assert found[id(workers[1])]["a", 0].partner is workers[0]
 
 
 def test_parked_sockets_and_those_of_dead_workers_are_shared_out_over_all_that_are_there() -> None:
     workers = [ready(0), ready(2)]
-    found = cover(workers, {"a": (8, False)}, serves_all)
+    found = cover(workers, {"a": Group(8, False)}, serves_all)
     firsts = [slots[0] for _, slots in sorted(watchers(found, workers, Watch.FIRST).items())]
     assert firsts == [0, 2, 2, 2, 0, 2, 0, 2]
     assert sorted(watchers(found, workers, Watch.SECOND)) == [("a", slot) for slot in range(8)]
@@ -55,24 +55,24 @@ def test_parked_sockets_and_those_of_dead_workers_are_shared_out_over_all_that_a
 
 def test_one_worker_alone_is_first_everywhere_and_nobody_is_second() -> None:
     worker = ready(3)
-    found = cover([worker], {"a": (5, False)}, serves_all)
+    found = cover([worker], {"a": Group(5, False)}, serves_all)
     assert {duty.watch for duty in found[id(worker)].values()} == {Watch.FIRST}
     assert len(found[id(worker)]) == 5
 
 
 def test_nobody_watches_when_nobody_is_there() -> None:
-    assert cover([], {"a": (2, False)}, serves_all) == {}
+    assert cover([], {"a": Group(2, False)}, serves_all) == {}
 
 
 def test_a_shared_socket_is_watched_by_all() -> None:
     workers = [ready(0), ready(1)]
-    found = cover(workers, {"u": (1, True)}, serves_all)
+    found = cover(workers, {"u": Group(1, True)}, serves_all)
     assert watchers(found, workers, Watch.SHARED) == {("u", 0): [0, 1]}
 
 
 def test_the_newest_worker_of_a_slot_takes_its_place() -> None:
     old, new = ready(0, 1), ready(0, 2)
-    found = cover([old, new], {"a": (1, False)}, serves_all)
+    found = cover([old, new], {"a": Group(1, False)}, serves_all)
     assert found[id(old)] == {}
     assert found[id(new)]["a", 0].watch is Watch.FIRST
 
@@ -83,7 +83,7 @@ def test_a_listener_that_only_one_generation_has_is_watched_by_that_one_alone() 
     def serves(worker: WorkerRecord, key: str) -> bool:
         return key == "both" or worker is new
 
-    found = cover([old, new], {"both": (2, False), "new": (2, False)}, serves)
+    found = cover([old, new], {"both": Group(2, False), "new": Group(2, False)}, serves)
     assert {key for key, _ in found[id(old)]} == {"both"}
     assert {slot for key, slot in found[id(new)] if key == "new"} == {0, 1}
 
@@ -93,10 +93,10 @@ def test_in_any_case_every_socket_has_one_first_and_where_it_can_another_second(
         dice = random.Random(seed)
         workers = [ready(slot, dice.randint(1, 2)) for slot in dice.sample(range(8), dice.randint(1, 6))]
         workers.sort(key=lambda w: w.generation)
-        sockets: Sockets = {key: (dice.randint(1, 8), False) for key in "ab"} | {"u": (1, True)}
+        sockets: Sockets = {key: Group(dice.randint(1, 8)) for key in "ab"} | {"u": Group(1, True)}
         found = cover(workers, sockets, serves_all)
         firsts, seconds = watchers(found, workers, Watch.FIRST), watchers(found, workers, Watch.SECOND)
-        places = [(key, slot) for key in "ab" for slot in range(sockets[key][0])]
+        places = [(key, slot) for key in "ab" for slot in range(sockets[key].count)]
         for place in places:
             assert len(firsts[place]) == 1, seed
             if len(workers) > 1:
@@ -108,6 +108,6 @@ def test_in_any_case_every_socket_has_one_first_and_where_it_can_another_second(
 
 def test_no_worker_has_all_the_sockets_of_those_that_are_gone() -> None:
     workers = [ready(slot) for slot in range(4)]
-    found = cover(workers, {"a": (64, False)}, serves_all)
+    found = cover(workers, {"a": Group(64, False)}, serves_all)
     counts = [sum(duty.watch is Watch.FIRST for duty in found[id(worker)].values()) for worker in workers]
     assert max(counts) - min(counts) <= 1

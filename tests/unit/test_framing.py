@@ -9,7 +9,9 @@ import pytest
 
 from prefork import RemoteProtocolError
 from prefork.config.model import Framing as FramingConfig
-from prefork.net.framing import Lines, build_framing
+from prefork.config.model import LineOptions
+from prefork.framing import Lines
+from prefork.net.framings import build_framing
 
 DELIMITERS = [b"\n", b"\r\n", b"||", b"\0", b"\r\n\r\n", b"aab"]
 SEEDS = range(300)
@@ -137,9 +139,9 @@ def test_two_decoders_share_nothing() -> None:
 
 
 def test_raw_is_no_framing_and_lines_take_the_listeners_limit_by_default() -> None:
-    assert build_framing(FramingConfig(), 100) is None
-    assert build_framing(FramingConfig("lines"), 100) == Lines(100)
-    assert build_framing(FramingConfig("lines", 7), 100) == Lines(7)
+    assert build_framing(FramingConfig(), 100, {}) is None
+    assert build_framing(FramingConfig("lines", LineOptions()), 100, {}) == Lines(100)
+    assert build_framing(FramingConfig("lines", LineOptions(7)), 100, {}) == Lines(7)
 
 
 def test_a_long_line_that_arrives_in_many_pieces_is_not_copied_again_with_each_of_them() -> None:

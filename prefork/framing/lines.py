@@ -1,0 +1,132 @@
+"""Lines: frames that end with a delimiter.
+
+Knows: bytes. Does not know: connections, what a line means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefork.errors import RemoteProtocolError
+from prefork.framing.decoder import Complaint, Over
+
+SKIPPED = 1  # a frame that is passed over has begun, whatever its size
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Frames that end with a delimiter, which is not part of them.
+
+    Args:
+        max_bytes: the longest frame, its delimiter not counted.
+        delimiter: one or more bytes.
+        strip: remove white space at both ends of each frame.
+        over: what becomes of a longer frame.
+    """
+
+    max_bytes: int = 65_536
+    delimiter: bytes = b"\n"
+    strip: bool = False
+    over: Over = Over.CLOSE
+
+    def decoder(self) -> LineDecoder:
+        return LineDecoder(self)
+
+    def encode(self, frame: bytes) -> bytes:
+        """Return the frame with its delimiter; one that has it already is left as it is."""
+        return frame if frame.endswith(self.delimiter) else frame + self.delimiter
+
+
+class LineDecoder:
+    """Cuts a stream into lines."""
+
+    __slots__ = ("_edge", "_framing", "_is_skipping", "_parts", "pending", "refusal")
+
+    def __init__(self, framing: Lines) -> None:
+        self._framing = framing
+        self._parts: list[bytes] = []  # of a frame that is not whole; joined once, when it is
+        self._edge = b""  # their last bytes, in which a delimiter may have begun
+        self._is_skipping = False
+        self.pending = 0
+        self.refusal: RemoteProtocolError | None = None
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Return the lines that are whole now, see `Decoder.feed`."""
+        if self.refusal is not None:
+            raise self.refusal
+        framing = self._framing
+        if self._is_skipping:
+            data = self._skip(data)
+        if self._parts:
+            if framing.delimiter not in self._edge + data:
+                return self._keep(data, is_first=True)
+            data = b"".join((*self._parts, data))
+            self._parts.clear()
+            self.pending = 0
+        frames: list[Any] = data.split(framing.delimiter)
+        tail = frames.pop()
+        if len(data) > framing.max_bytes:
+            self._replace_long(frames)
+            if self.refusal is not None:
+                return frames
+        if framing.strip:
+            frames = [frame.strip() if type(frame) is bytes else frame for frame in frames]
+        if tail:
+            self._edge = b""
+            frames += self._keep(tail, is_first=not frames)
+        return frames
+
+    def _replace_long(self, frames: list[Any]) -> None:
+        """Put complaints in place of lines over the limit, or end the list before the first of them."""
+        for place, frame in enumerate(frames):
+            if len(frame) > self._framing.max_bytes:
+                frames[place] = self._refuse(len(frame), is_first=not place)
+                if self.refusal is not None:
+                    del frames[place:]
+                    return
+
+    def _skip(self, data: bytes) -> bytes:
+        """Return what comes after the line that is passed over."""
+        data = self._edge + data
+        _, found, rest = data.partition(self._framing.delimiter)
+        if found:
+            self._edge, self._is_skipping, self.pending = b"", False, 0
+        else:
+            self._edge = self._end_of(data)
+        return rest
+
+    def _end_of(self, data: bytes) -> bytes:
+        edge = len(self._framing.delimiter) - 1
+        return data[-edge:] if edge else b""
+
+    def _keep(self, data: bytes, is_first: bool) -> list[Complaint]:
+        """Keep the begin of a line; return a complaint if that is too long already."""
+        if not data:
+            return []
+        self._parts.append(data)
+        self.pending += len(data)
+        self._edge = self._end_of(self._edge + data)
+        # Of the longest frame the tail may hold all, and its delimiter but the last byte.
+        if self.pending <= self._framing.max_bytes + len(self._framing.delimiter) - 1:
+            return []
+        complaint = self._refuse(self.pending, is_first)
+        self._parts.clear()
+        if complaint is None:
+            return []
+        self._is_skipping, self.pending = True, SKIPPED
+        return [complaint]
+
+    def _refuse(self, size: int, is_first: bool) -> Complaint | None:
+        """Complain of a line; or raise now; or, so that what came before is not lost, with the next call."""
+        framing = self._framing
+        reason = (
+            f"cannot read a line: it has {size} bytes or more, the limit is {framing.max_bytes} (limits.frame)"
+        )
+        if framing.over is not Over.CLOSE:
+            told = f"error: line over {framing.max_bytes} bytes".encode()
+            return Complaint(reason, framing.encode(told) if framing.over is Over.ERROR else b"")
+        self.refusal = RemoteProtocolError(reason)
+        if is_first:
+            raise self.refusal
+        return None

@@ -1,0 +1,222 @@
+"""Frames whose size is known before they come: by a length in front of them, or once for all.
+
+Knows: bytes. Does not know: connections, what a frame means.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.framing.decoder import Complaint, Over
+
+VARINT_BYTES = 10  # of 64 bits, seven in each byte
+DIGITS = b"0123456789"
+
+Bounds = tuple[int, int, int]  # where a frame starts, where it ends, where the next one begins
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixed(ABC):
+    """A framing that can say where a frame ends once its beginning is there.
+
+    Args:
+        max_bytes: the longest frame, what is around it not counted.
+        over: what becomes of a longer frame.
+    """
+
+    max_bytes: int = 65_536
+    over: Over = Over.CLOSE
+
+    def decoder(self) -> PrefixedDecoder:
+        return PrefixedDecoder(self)
+
+    @abstractmethod
+    def measure(self, data: bytes, at: int) -> Bounds | None:
+        """Return the bounds of the frame that begins at `at`, which may lie beyond the data; None: not known yet.
+
+        Raises:
+            RemoteProtocolError: no frame begins so.
+        """
+
+    @abstractmethod
+    def encode(self, frame: bytes) -> bytes:
+        """Return a frame as it goes over the wire."""
+
+    def check_end(self, data: bytes, bounds: Bounds) -> None:  # noqa: B027  # most framings have nothing there
+        """Check what stands behind a whole frame.
+
+        Raises:
+            RemoteProtocolError: it is not what has to be there.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Length(Prefixed):
+    """Frames behind their length, a binary number.
+
+    Args:
+        bytes: of the number: 1, 2, 4 or 8.
+        endian: `big` or `little`.
+        counts_itself: the number includes its own bytes.
+    """
+
+    bytes: int = 4
+    endian: str = "big"
+    counts_itself: bool = False
+
+    def measure(self, data: Any, at: int) -> Bounds | None:
+        start = at + self.bytes
+        if len(data) < start:
+            return None
+        size = int.from_bytes(data[at:start], self.endian)  # type: ignore[arg-type]  # one of two words
+        if self.counts_itself:
+            size -= self.bytes
+            if size < 0:
+                raise RemoteProtocolError("cannot read a frame: its length is less than the length's own bytes")
+        return start, start + size, start + size
+
+    def encode(self, frame: Any) -> Any:
+        size = len(frame) + (self.bytes if self.counts_itself else 0)
+        try:
+            return size.to_bytes(self.bytes, self.endian) + frame  # type: ignore[arg-type]
+        except OverflowError as error:
+            raise LocalProtocolError(
+                f"cannot send a frame of {len(frame)} bytes: its length does not fit into {self.bytes} bytes"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Varint(Prefixed):
+    """Frames behind their length as a base-128 varint, as Protocol Buffers' streams have them."""
+
+    def measure(self, data: bytes, at: int) -> Bounds | None:
+        size = 0
+        for place, byte in enumerate(data[at : at + VARINT_BYTES]):
+            size |= (byte & 0x7F) << 7 * place
+            if byte < 0x80:
+                start = at + place + 1
+                return start, start + size, start + size
+        if len(data) - at >= VARINT_BYTES:
+            raise RemoteProtocolError(f"cannot read a frame: its length has more than {VARINT_BYTES} bytes")
+        return None
+
+    def encode(self, frame: bytes) -> bytes:
+        size, prefix = len(frame), bytearray()
+        while size >= 0x80:
+            prefix.append(size & 0x7F | 0x80)
+            size >>= 7
+        prefix.append(size)
+        return bytes(prefix) + frame
+
+
+@dataclass(frozen=True, slots=True)
+class Netstring(Prefixed):
+    """Frames as `5:hello,`: https://cr.yp.to/proto/netstrings.txt."""
+
+    def measure(self, data: bytes, at: int) -> Bounds | None:
+        most = max(len(str(self.max_bytes)) + 1, VARINT_BYTES)  # so that a length a little over is understood
+        digits, colon, _ = data[at : at + most + 1].partition(b":")
+        is_number = not digits.strip(DIGITS) and (not digits.startswith(b"0") or len(digits) == 1)
+        if not is_number or len(digits) > most or (colon and not digits):
+            raise RemoteProtocolError("cannot read a netstring: it does not begin with its length and a colon")
+        if not colon:
+            return None
+        start = at + len(digits) + 1
+        end = start + int(digits)
+        return start, end, end + 1
+
+    def encode(self, frame: bytes) -> bytes:
+        return b"%d:%b," % (len(frame), frame)
+
+    def check_end(self, data: bytes, bounds: Bounds) -> None:
+        if data[bounds[1] : bounds[2]] != b",":
+            raise RemoteProtocolError("cannot read a netstring: there is no comma behind it")
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed(Prefixed):
+    """Frames that all have the size `max_bytes`."""
+
+    def measure(self, data: bytes, at: int) -> Bounds | None:  # noqa: ARG002  # it is known beforehand
+        end = at + self.max_bytes
+        return at, end, end
+
+    def encode(self, frame: bytes) -> bytes:
+        if len(frame) != self.max_bytes:
+            raise LocalProtocolError(f"cannot send a frame of {len(frame)} bytes: all have {self.max_bytes}")
+        return frame
+
+
+class PrefixedDecoder:
+    """Cuts a stream into frames of known size."""
+
+    __slots__ = ("_framing", "_needed", "_parts", "_skip", "pending", "refusal")
+
+    def __init__(self, framing: Prefixed) -> None:
+        self._framing = framing
+        self._parts: list[bytes] = []  # of a frame that is not whole; joined once, when it can be
+        self._needed = 0  # bytes, until there is more to say of it
+        self._skip = 0  # bytes of a frame that is passed over
+        self.pending = 0
+        self.refusal: RemoteProtocolError | None = None
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Return the frames that are whole now, see `Decoder.feed`."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self._skip:
+            passed = min(self._skip, len(data))
+            self._skip -= passed
+            self.pending = self._skip
+            data = data[passed:]
+        if self._parts:
+            self._parts.append(data)
+            self.pending += len(data)
+            if self.pending < self._needed:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self.pending = 0
+        frames: list[Any] = []
+        try:
+            self._cut(data, frames)
+        except RemoteProtocolError as error:
+            self.refusal = error
+            if not frames:
+                raise
+        return frames
+
+    def _cut(self, data: bytes, frames: list[Any]) -> None:
+        framing, at, size = self._framing, 0, len(data)
+        while at < size:
+            bounds = framing.measure(data, at)
+            if bounds is None:
+                self._keep(data[at:], size - at + 1)
+                return
+            start, end, after = bounds
+            if end - start > framing.max_bytes:
+                frames.append(self._refuse(end - start))
+                self._skip = self.pending = max(0, after - size)
+            elif after > size:
+                self._keep(data[at:], after - at)
+                return
+            else:
+                framing.check_end(data, bounds)
+                frames.append(data[start:end])
+            at = after
+
+    def _keep(self, rest: bytes, needed: int) -> None:
+        self._parts.append(rest)
+        self.pending = len(rest)
+        self._needed = needed
+
+    def _refuse(self, size: int) -> Complaint:
+        framing = self._framing
+        reason = f"cannot read a frame: it has {size} bytes, the limit is {framing.max_bytes} (limits.frame)"
+        if framing.over is Over.CLOSE:
+            raise RemoteProtocolError(reason)
+        told = f"error: frame over {framing.max_bytes} bytes".encode()
+        return Complaint(reason, framing.encode(told) if framing.over is Over.ERROR else b"")

@@ -1,0 +1,71 @@
+"""A callback protocol whose input is cut into frames: `frame_received(frame)` in place of `data_received`.
+
+Knows: a framing, the protocol of the app. Does not know: sockets, which framing it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefork.errors import RemoteProtocolError
+from prefork.framing import Complaint, Framing
+from prefork.net.service import Service
+
+
+class FramedProtocol(asyncio.Protocol):
+    """Stands between a transport and the app's protocol; `transport.write_frame(frame)` answers."""
+
+    def __init__(self, protocol: Any, framing: Framing, service: Service) -> None:
+        if not hasattr(protocol, "frame_received"):
+            raise TypeError(f"a listener with a framing calls frame_received: {type(protocol).__name__} has none")
+        self._protocol = protocol
+        self._framing = framing
+        self._decoder = framing.decoder()
+        self._service = service
+        self._transport: Any = None
+        self.frame_begun: float | None = None  # when the frame that is not whole yet began to arrive
+        if hasattr(protocol, "drain_requested"):
+            self.drain_requested = protocol.drain_requested
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._protocol.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._decoder.feed(data)
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        self.frame_begun = self._service.when_begun(self.frame_begun, self._decoder.pending, bool(frames))
+        for frame in frames:
+            if self._transport.is_closing():
+                return
+            if type(frame) is Complaint:
+                self._service.answer_complaint(frame, self._transport)
+            else:
+                self._protocol.frame_received(frame)
+        if self._decoder.refusal is not None:
+            self._refuse(self._decoder.refusal)
+
+    def _refuse(self, error: RemoteProtocolError) -> None:
+        self._service.report_peer(error, self._transport.serial, self._transport.peer)
+        self._transport.close()
+
+    def on_upgraded(self, transport: Any) -> None:
+        """TLS is spoken from now on, by another transport."""
+        self._transport = transport
+
+    def eof_received(self) -> bool | None:
+        kept: bool | None = self._protocol.eof_received()
+        return kept
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._protocol.connection_lost(error)

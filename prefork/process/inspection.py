@@ -1,0 +1,48 @@
+"""What `prefork check` finds out beyond the syntax: apps are imported, certificates loaded, nothing is bound.
+
+Knows: a config that was read. Does not know: sockets, processes, how it is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prefork.address import parse_address
+from prefork.app import check_app, import_app
+from prefork.config import Loaded
+from prefork.errors import ConfigError
+from prefork.process.plan import app_directories
+from prefork.process.securing import describe_warnings, secure
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is wrong, what should be mended, and what each listener serves, one line each."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def inspect_config(loaded: Loaded) -> Findings:
+    """Look at all that a config names, as a server would that starts with it."""
+    found = Findings()
+    directories = app_directories(loaded.path)
+    for index, listener in enumerate(loaded.config.listeners):
+        try:
+            app = import_app(listener.app, directories)
+            kind = check_app(app, listener, parse_address(listener.bind).is_datagram)
+            found.lines.append(f"{listener.name}: {listener.bind} -> {listener.app}, {kind.value}")
+        except ConfigError as error:
+            where = loaded.at("listeners", index, "app")
+            found.problems += [f"{where}: listener {listener.name}: {text}" for text in error.problems]
+    if loaded.config.lifespan:
+        try:
+            import_app(loaded.config.lifespan, directories)
+        except ConfigError as error:
+            found.problems += [f"{loaded.at('lifespan')}: {text}" for text in error.problems]
+    try:
+        found.warnings += describe_warnings(secure(loaded, directories).values())
+    except ConfigError as error:
+        found.problems += error.problems
+    return found
