@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefork.errors import LocalProtocolError, PreforkError, ProtocolError, RemoteProtocolError
     from prefork.framing import Fixed, JsonLines, Length, Lines, Netstring, Over, Varint
     from prefork.net.connection import Connection
-    from prefork.net.datagram_app import Reply
+    from prefork.net.datagrams import Reply
 
 __all__ = [
     "Connection",
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 _FRAMINGS = ("Lines", "Length", "Varint", "Netstring", "Fixed", "JsonLines", "Over")
 _HOMES = {
     "Connection": "prefork.net.connection",
-    "Reply": "prefork.net.datagram_app",
+    "Reply": "prefork.net.datagrams",
     **dict.fromkeys(_FRAMINGS, "prefork.framing"),
 }
 

@@ -106,7 +106,8 @@ def _run(options: argparse.Namespace) -> int:
     import logging
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there are handlers: an import may swallow KeyboardInterrupt
+    # Until there are handlers: an import can swallow a KeyboardInterrupt, in a callback of the garbage collector.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from prefork.process.kernel import Kernel
     from prefork.process.master import Master
     from prefork.process.reload import Source

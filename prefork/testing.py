@@ -123,7 +123,7 @@ def serve(app: str, framing: str | Mapping[str, Any] = "raw", **config: Any) -> 
 class MemoryTransport(asyncio.Transport):
     """The server's end of a connection that has no socket."""
 
-    def __init__(self, client: asyncio.StreamReader) -> None:
+    def __init__(self, client: asyncio.StreamReader, framing: Framing | None = None) -> None:
         super().__init__({"peername": "memory", "sockname": "memory"})
         self.peer = "memory"
         self.serial = 1
@@ -131,6 +131,7 @@ class MemoryTransport(asyncio.Transport):
         self.held: bytes | None = None
         self.protocol: Any = None
         self._client = client
+        self._framing = framing
         self._is_closing = False
 
     @property
@@ -141,6 +142,9 @@ class MemoryTransport(asyncio.Transport):
         if not self._is_closing:
             self.owes = False
             self._client.feed_data(bytes(data))
+
+    def write_frame(self, frame: Any) -> None:
+        self.write(frame if self._framing is None else self._framing.encode(frame))
 
     def feed(self, data: bytes) -> None:
         if not self._is_closing:
@@ -207,7 +211,7 @@ async def connect(
     site = Worksite(asyncio.get_running_loop(), selector, Tally(page), Draining(), "memory")
     service = Service("memory", limits or Limits(), framing, site)
     reader = asyncio.StreamReader()
-    transport = MemoryTransport(reader)
+    transport = MemoryTransport(reader, framing)
     transport.protocol = build_protocol_factory(app, service)()
     transport.protocol.connection_made(transport)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,18 @@ class JsonLines:
 
     def encode(self, frame: Any) -> bytes:
         try:
-            return json.dumps(frame, ensure_ascii=False, separators=(",", ":"), default=plain).encode() + b"\n"
-        except (TypeError, ValueError) as error:
+            text = json.dumps(frame, ensure_ascii=False, separators=(",", ":"), default=plain, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             raise LocalProtocolError(f"cannot send a {type(frame).__name__} as JSON: {error}") from error
+        return encode_text(text) + b"\n"
+
+
+def encode_text(text: str) -> bytes:
+    """Return JSON as UTF-8; half of a surrogate pair, which JSON may hold and UTF-8 may not, is escaped."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text).encode()
 
 
 def plain(value: Any) -> Any:
@@ -86,7 +96,7 @@ class JsonDecoder:
         if type(line) is Complaint:
             return Complaint(line.reason, self._tell("line is too long") if line.answer else b"")
         try:
-            value = json.loads(line, parse_constant=refuse_constant)
+            value = json.loads(line.decode(), parse_constant=refuse_constant, parse_float=read_finite)
         except (ValueError, RecursionError):
             return Complaint("cannot read a line: it is no JSON", self._tell("this is no JSON"))
         check = self._framing.check
@@ -94,12 +104,26 @@ class JsonDecoder:
             return value
         try:
             return check(value)
-        except (ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
-            return Complaint("cannot read a line: the check refuses it", self._tell(reason))
+        except Exception as error:  # noqa: BLE001  # user code, and what it stumbles over is the peer's
+            is_told = isinstance(error, ValueError | TypeError)
+            told = " ".join(str(error).split()) if is_told else "it is not as it should be"
+            return Complaint(f"cannot read a line: the check refuses it, {type(error).__name__}", self._tell(told))
 
     def _tell(self, reason: str) -> bytes:
-        return json.dumps({"error": reason}).encode() + b"\n"
+        short = reason.encode("ascii", "backslashreplace")[:MAX_REASON].decode()
+        return json.dumps({"error": short}).encode() + b"\n"
+
+
+def read_finite(text: str) -> float:
+    """Return a number with a fraction or an exponent.
+
+    Raises:
+        ValueError: it is larger than a float can be.
+    """
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"a number of {len(text)} characters is too large")
+    return number
 
 
 def refuse_constant(name: str) -> None:

@@ -30,12 +30,23 @@ class Lines:
     strip: bool = False
     over: Over = Over.CLOSE
 
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1 or not self.delimiter:
+            raise ValueError("a line has at least one byte, and a delimiter")
+
     def decoder(self) -> LineDecoder:
         return LineDecoder(self)
 
-    def encode(self, frame: bytes) -> bytes:
+    def encode(self, frame: bytes | bytearray | memoryview) -> bytes:
         """Return the frame with its delimiter; one that has it already is left as it is."""
+        if type(frame) is not bytes:
+            frame = bytes(frame)
         return frame if frame.endswith(self.delimiter) else frame + self.delimiter
+
+    def encode_complaint(self) -> bytes:
+        """Return a line that says that one was too long, itself within the limit."""
+        told = f"error: line over {self.max_bytes} bytes".encode().replace(self.delimiter, b"")
+        return told[: self.max_bytes] + self.delimiter
 
 
 class LineDecoder:
@@ -45,7 +56,7 @@ class LineDecoder:
 
     def __init__(self, framing: Lines) -> None:
         self._framing = framing
-        self._parts: list[bytes] = []  # of a frame that is not whole; joined once, when it is
+        self._parts = bytearray()  # of a frame that is not whole
         self._edge = b""  # their last bytes, in which a delimiter may have begun
         self._is_skipping = False
         self.pending = 0
@@ -61,18 +72,16 @@ class LineDecoder:
         if self._parts:
             if framing.delimiter not in self._edge + data:
                 return self._keep(data, is_first=True)
-            data = b"".join((*self._parts, data))
+            data = bytes(self._parts + data)
             self._parts.clear()
             self.pending = 0
         frames: list[Any] = data.split(framing.delimiter)
         tail = frames.pop()
         if len(data) > framing.max_bytes:
             self._replace_long(frames)
-            if self.refusal is not None:
-                return frames
         if framing.strip:
             frames = [frame.strip() if type(frame) is bytes else frame for frame in frames]
-        if tail:
+        if tail and self.refusal is None:
             self._edge = b""
             frames += self._keep(tail, is_first=not frames)
         return frames
@@ -104,7 +113,7 @@ class LineDecoder:
         """Keep the begin of a line; return a complaint if that is too long already."""
         if not data:
             return []
-        self._parts.append(data)
+        self._parts += data
         self.pending += len(data)
         self._edge = self._end_of(self._edge + data)
         # Of the longest frame the tail may hold all, and its delimiter but the last byte.
@@ -124,8 +133,7 @@ class LineDecoder:
             f"cannot read a line: it has {size} bytes or more, the limit is {framing.max_bytes} (limits.frame)"
         )
         if framing.over is not Over.CLOSE:
-            told = f"error: line over {framing.max_bytes} bytes".encode()
-            return Complaint(reason, framing.encode(told) if framing.over is Over.ERROR else b"")
+            return Complaint(reason, framing.encode_complaint() if framing.over is Over.ERROR else b"")
         self.refusal = RemoteProtocolError(reason)
         if is_first:
             raise self.refusal

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.framing.decoder import Complaint, Over
@@ -15,7 +15,7 @@ from prefork.framing.decoder import Complaint, Over
 VARINT_BYTES = 10  # of 64 bits, seven in each byte
 DIGITS = b"0123456789"
 
-Bounds = tuple[int, int, int]  # where a frame starts, where it ends, where the next one begins
+Bounds = tuple[int, int]  # where a frame starts and ends; behind it stands the framing's trailer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,14 @@ class Prefixed(ABC):
         over: what becomes of a longer frame.
     """
 
+    trailer: ClassVar[bytes] = b""  # what has to stand behind each frame
+
     max_bytes: int = 65_536
     over: Over = Over.CLOSE
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ValueError("a frame has at least one byte")
 
     def decoder(self) -> PrefixedDecoder:
         return PrefixedDecoder(self)
@@ -45,12 +51,9 @@ class Prefixed(ABC):
     def encode(self, frame: bytes) -> bytes:
         """Return a frame as it goes over the wire."""
 
-    def check_end(self, data: bytes, bounds: Bounds) -> None:  # noqa: B027  # most framings have nothing there
-        """Check what stands behind a whole frame.
-
-        Raises:
-            RemoteProtocolError: it is not what has to be there.
-        """
+    def encode_complaint(self) -> bytes:
+        """Return a frame that says that one was too large, itself within the limit."""
+        return self.encode(f"error: frame over {self.max_bytes} bytes".encode()[: self.max_bytes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Length(Prefixed):
             size -= self.bytes
             if size < 0:
                 raise RemoteProtocolError("cannot read a frame: its length is less than the length's own bytes")
-        return start, start + size, start + size
+        return start, start + size
 
     def encode(self, frame: Any) -> Any:
         size = len(frame) + (self.bytes if self.counts_itself else 0)
@@ -96,11 +99,11 @@ class Varint(Prefixed):
         size = 0
         for place, byte in enumerate(data[at : at + VARINT_BYTES]):
             size |= (byte & 0x7F) << 7 * place
-            if byte < 0x80:
+            if byte < 0x80 and size < 1 << 64:
                 start = at + place + 1
-                return start, start + size, start + size
+                return start, start + size
         if len(data) - at >= VARINT_BYTES:
-            raise RemoteProtocolError(f"cannot read a frame: its length has more than {VARINT_BYTES} bytes")
+            raise RemoteProtocolError("cannot read a frame: its length has more than 64 bits")
         return None
 
     def encode(self, frame: bytes) -> bytes:
@@ -116,6 +119,8 @@ class Varint(Prefixed):
 class Netstring(Prefixed):
     """Frames as `5:hello,`: https://cr.yp.to/proto/netstrings.txt."""
 
+    trailer: ClassVar[bytes] = b","
+
     def measure(self, data: bytes, at: int) -> Bounds | None:
         most = max(len(str(self.max_bytes)) + 1, VARINT_BYTES)  # so that a length a little over is understood
         digits, colon, _ = data[at : at + most + 1].partition(b":")
@@ -125,15 +130,10 @@ class Netstring(Prefixed):
         if not colon:
             return None
         start = at + len(digits) + 1
-        end = start + int(digits)
-        return start, end, end + 1
+        return start, start + int(digits)
 
     def encode(self, frame: bytes) -> bytes:
         return b"%d:%b," % (len(frame), frame)
-
-    def check_end(self, data: bytes, bounds: Bounds) -> None:
-        if data[bounds[1] : bounds[2]] != b",":
-            raise RemoteProtocolError("cannot read a netstring: there is no comma behind it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,7 @@ class Fixed(Prefixed):
     """Frames that all have the size `max_bytes`."""
 
     def measure(self, data: bytes, at: int) -> Bounds | None:  # noqa: ARG002  # it is known beforehand
-        end = at + self.max_bytes
-        return at, end, end
+        return at, at + self.max_bytes
 
     def encode(self, frame: bytes) -> bytes:
         if len(frame) != self.max_bytes:
@@ -153,13 +152,14 @@ class Fixed(Prefixed):
 class PrefixedDecoder:
     """Cuts a stream into frames of known size."""
 
-    __slots__ = ("_framing", "_needed", "_parts", "_skip", "pending", "refusal")
+    __slots__ = ("_framing", "_needed", "_parts", "_skip", "_trailer", "pending", "refusal")
 
     def __init__(self, framing: Prefixed) -> None:
         self._framing = framing
-        self._parts: list[bytes] = []  # of a frame that is not whole; joined once, when it can be
+        self._parts = bytearray()  # of a frame that is not whole
         self._needed = 0  # bytes, until there is more to say of it
         self._skip = 0  # bytes of a frame that is passed over
+        self._trailer = b""  # what comes next, behind a frame that was passed over
         self.pending = 0
         self.refusal: RemoteProtocolError | None = None
 
@@ -167,21 +167,18 @@ class PrefixedDecoder:
         """Return the frames that are whole now, see `Decoder.feed`."""
         if self.refusal is not None:
             raise self.refusal
-        if self._skip:
-            passed = min(self._skip, len(data))
-            self._skip -= passed
-            self.pending = self._skip
-            data = data[passed:]
-        if self._parts:
-            self._parts.append(data)
-            self.pending += len(data)
-            if self.pending < self._needed:
-                return []
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self.pending = 0
         frames: list[Any] = []
         try:
+            if self._skip or self._trailer:
+                data = self._pass(data)
+            if self._parts:
+                self._parts += data
+                self.pending += len(data)
+                if self.pending < self._needed:
+                    return []
+                data = bytes(self._parts)
+                self._parts.clear()
+                self.pending = 0
             self._cut(data, frames)
         except RemoteProtocolError as error:
             self.refusal = error
@@ -189,27 +186,43 @@ class PrefixedDecoder:
                 raise
         return frames
 
+    def _pass(self, data: bytes) -> bytes:
+        """Return what comes behind a frame that is passed over."""
+        passed = min(self._skip, len(data))
+        self._skip -= passed
+        data = data[passed:]
+        if not self._skip and data and self._trailer:
+            check_trailer(data[: len(self._trailer)], self._trailer)
+            data = data[len(self._trailer) :]
+            self._trailer = b""
+        self.pending = self._skip + len(self._trailer)
+        return data
+
     def _cut(self, data: bytes, frames: list[Any]) -> None:
         framing, at, size = self._framing, 0, len(data)
+        trailer = framing.trailer
         while at < size:
             bounds = framing.measure(data, at)
             if bounds is None:
                 self._keep(data[at:], size - at + 1)
                 return
-            start, end, after = bounds
+            start, end = bounds
+            after = end + len(trailer)
             if end - start > framing.max_bytes:
                 frames.append(self._refuse(end - start))
-                self._skip = self.pending = max(0, after - size)
+                self._skip, self._trailer = max(0, end - start), trailer
+                at = size - len(self._pass(data[start:]))
             elif after > size:
                 self._keep(data[at:], after - at)
                 return
             else:
-                framing.check_end(data, bounds)
+                if trailer:
+                    check_trailer(data[end:after], trailer)
                 frames.append(data[start:end])
-            at = after
+                at = after
 
     def _keep(self, rest: bytes, needed: int) -> None:
-        self._parts.append(rest)
+        self._parts += rest
         self.pending = len(rest)
         self._needed = needed
 
@@ -218,5 +231,14 @@ class PrefixedDecoder:
         reason = f"cannot read a frame: it has {size} bytes, the limit is {framing.max_bytes} (limits.frame)"
         if framing.over is Over.CLOSE:
             raise RemoteProtocolError(reason)
-        told = f"error: frame over {framing.max_bytes} bytes".encode()
-        return Complaint(reason, framing.encode(told) if framing.over is Over.ERROR else b"")
+        return Complaint(reason, framing.encode_complaint() if framing.over is Over.ERROR else b"")
+
+
+def check_trailer(found: bytes, wanted: bytes) -> None:
+    """Check what stands behind a frame.
+
+    Raises:
+        RemoteProtocolError: it is something else.
+    """
+    if found != wanted:
+        raise RemoteProtocolError(f"cannot read a frame: there is no {wanted.decode()!r} behind it")

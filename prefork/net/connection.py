@@ -253,7 +253,7 @@ class FramedConnection(Connection):
     @types.coroutine
     def __anext__(self) -> Generator[Any, None, bytes]:
         if self._has_complaints:
-            self._answer_complaints()
+            yield from self._pass_complaints()
         if not self._input:
             if self._is_odd or self._wakeup is not None:
                 self._check_next()
@@ -315,10 +315,31 @@ class FramedConnection(Connection):
 
     def _answer_complaints(self) -> bool:
         """Answer to frames that were passed over, in their turn; return whether a frame is next."""
-        while self._input and type(self._input[-1]) is Complaint:
+        while self._is_complaint_next and self._blocked is None:
             self._service.answer_complaint(self._input.pop(), self._transport)
         self._has_complaints = Complaint in map(type, self._input)
-        return bool(self._input)
+        if self._is_held:
+            self._release()
+        return bool(self._input) and not self._is_complaint_next
+
+    @property
+    def _is_complaint_next(self) -> bool:
+        return bool(self._input) and type(self._input[-1]) is Complaint
+
+    @types.coroutine
+    def _pass_complaints(self) -> Generator[Any, None, None]:
+        """Answer the complaints that come before the next frame; wait while the peer is slow to read them."""
+        self._check_reader()
+        self._answer_complaints()
+        while self._is_complaint_next:
+            self._asyncio_future_blocking = True
+            yield self
+            self._answer_complaints()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._has_complaints and self.is_waiting and (self._answer_complaints() or self._end is not None):
+            self._wake()
 
     def end_input(self, reason: BaseException | None = None) -> None:
         if reason is not None or not self._decoder.pending:

@@ -6,40 +6,13 @@ Knows: the kinds of apps. Does not know: sockets, the kernel, slots.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from prefork.app import AppKind, recognise
-from prefork.net.datagrams import Bytes, DatagramSocket
+from prefork.net.datagrams import DatagramSocket, Reply
+from prefork.net.outbox import Bytes
 from prefork.net.service import USER_ERRORS, Service
-
-
-class Reply:
-    """Answers one datagram: `reply(data)`. It may be kept, and called later, and more than once.
-
-    Attributes:
-        peer: the address that it answers to.
-    """
-
-    __slots__ = ("_socket", "peer")
-
-    def __init__(self, sock: DatagramSocket, peer: Any) -> None:
-        self._socket = sock
-        self.peer = peer
-
-    def __call__(self, data: Bytes) -> None:
-        """Send one datagram back.
-
-        Raises:
-            ValueError: it is larger than a datagram can be.
-        """
-        if self.peer is not None and not self._socket.is_closed:
-            self._socket.send(data, self.peer)
-
-    def many(self, datagrams: Sequence[Bytes]) -> None:
-        """Send several datagrams back, in one call to the kernel where it can (UDP_SEGMENT, udp(7))."""
-        if self.peer is not None and not self._socket.is_closed:
-            self._socket.send_many(datagrams, self.peer)
 
 
 class DatagramApp(Protocol):
@@ -71,8 +44,7 @@ class _Function:
         self._function = function
 
     def open(self, sock: DatagramSocket) -> None:
-        function = self._function
-        sock.open(lambda data, peer: function(data, peer, Reply(sock, peer)))
+        sock.open(function=self._function)
 
     def close(self, sock: DatagramSocket) -> None:
         """A function has nothing to end."""
@@ -88,19 +60,19 @@ class _Coroutines:
 
     def open(self, sock: DatagramSocket) -> None:
         self._sockets.append(sock)
-        sock.open(lambda data, peer: self._start(data, peer, sock))
+        sock.open(function=self._start)
 
     def close(self, sock: DatagramSocket) -> None:
         self._sockets.remove(sock)
 
-    def _start(self, data: bytes, peer: Any, sock: DatagramSocket) -> None:
+    def _start(self, data: bytes, peer: Any, reply: Reply) -> None:
         service = self._service
         service.open += 1
         service.site.handlers += 1
         if service.is_full:
             for each in self._sockets:
                 each.pause()
-        task = service.site.loop.create_task(self._function(data, peer, Reply(sock, peer)))
+        task = service.site.loop.create_task(self._function(data, peer, reply))
         task.add_done_callback(lambda done: self._on_done(done, peer))
 
     def _on_done(self, task: asyncio.Task[object], peer: Any) -> None:
@@ -157,8 +129,7 @@ class Endpoint(asyncio.DatagramTransport):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if addr is None:
             raise ValueError("cannot send: a server's socket has no peer of its own; give the address")
-        if not self._socket.is_closed:
-            self._socket.send(data, addr)
+        self._socket.outbox.send(data, addr)
 
     def close(self) -> None:
         """Read no more; the listener's socket itself stays with the server."""
@@ -168,7 +139,7 @@ class Endpoint(asyncio.DatagramTransport):
         self.close()
 
     def is_closing(self) -> bool:
-        return self._socket.is_closed
+        return self._socket.outbox.is_closed
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol

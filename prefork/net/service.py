@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -173,8 +174,10 @@ class Service:
 
     def tell_peer(self, what: str, serial: int, peer: object) -> None:
         """Log why a peer is refused, in one line; many refusals for one reason are folded."""
-        message = f"connection {self.name_connection(serial)} from {peer} refused: {what}"
-        self.site.fold.tell(self.log, what, message, self.site.now)
+        self._fold(what, f"connection {self.name_connection(serial)} from {peer} refused: {what}")
+
+    def _fold(self, what: str, message: str) -> None:
+        self.site.fold.tell(self.log, re.sub("[0-9]+", "#", what), message, self.site.now)
 
     def when_begun(self, before: float | None, pending: int, is_new: bool) -> float | None:
         """Return when the frame that is not whole yet began to arrive; None: there is none.
@@ -191,8 +194,9 @@ class Service:
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""
         self.site.tally.count(Cell.SKIPPED)
-        self.log.debug(
-            "a frame of %s was passed over: %s", self.name_connection(transport.serial), complaint.reason
+        name = self.name_connection(transport.serial)
+        self._fold(
+            complaint.reason, f"a frame of {name} from {transport.peer} was passed over: {complaint.reason}"
         )
         if complaint.answer:
             transport.write(complaint.answer)

@@ -28,6 +28,7 @@ MAX_LINES, MAX_FUNCTION, MAX_PARAMETERS, MAX_ATTRIBUTES, MAX_NESTING, MAX_DOCSTR
 CATCH_ALL = {
     ("prefork/app.py", "import_app"),
     ("prefork/cli.py", "_run"),
+    ("prefork/framing/json_lines.py", "_read"),
     ("prefork/log.py", "emit"),
     ("prefork/net/service.py", "USER_ERRORS"),
     ("prefork/process/kernel.py", "_become"),

@@ -1,0 +1,203 @@
+"""The way out of a datagram socket: at once where the kernel takes it, joined where that saves calls.
+
+Knows: one socket, what waits for room. Does not know: what is read, who answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from prefork.net.service import Service
+from prefork.scoreboard import Cell
+
+SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
+SEGMENT = struct.Struct("@H")
+MAX_SEGMENTS, MAX_JOINED_BYTES = 64, 65_507 - 8  # UDP_MAX_SEGMENTS; of one joined datagram
+OVERHEAD_BYTES = 64  # of each datagram that waits: a flood of empty ones is to have an end, too
+UNSENDABLE = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.ENOPROTOOPT})  # of a joined datagram
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Outbox:
+    """Sends the datagrams of one socket.
+
+    Attributes:
+        sendto: the socket's own call, for answers while `is_direct`.
+        is_direct: what is sent goes to the kernel at once: nothing waits, nothing is gathered.
+        is_segmenting: the kernel can cut a joined datagram.
+        is_closed: nothing is sent any more.
+    """
+
+    __slots__ = (
+        "_gathered",
+        "_peer",
+        "_queue",
+        "_queued_bytes",
+        "_service",
+        "_socket",
+        "_wait_writable",
+        "is_closed",
+        "is_direct",
+        "is_segmenting",
+        "sendto",
+    )
+
+    def __init__(self, sock: socket.socket, service: Service, wait_writable: Callable[[bool], None]) -> None:
+        """Send by a socket.
+
+        Args:
+            wait_writable: called with whether `flush` is to be called when there is room.
+        """
+        self._socket = sock
+        self._service = service
+        self._wait_writable = wait_writable
+        self._gathered: list[Bytes] | None = None  # answers to datagrams that came as one, of `_peer`
+        self._peer: Any = None
+        self._queue: deque[tuple[Bytes, Any]] = deque()  # what the kernel has no room for
+        self._queued_bytes = 0
+        self.sendto = sock.sendto
+        self.is_closed = False
+        self.is_segmenting = sock.family in (socket.AF_INET, socket.AF_INET6)
+        self._set_direct()
+
+    def _set_direct(self) -> None:
+        """A unix peer may have no name: then send() finds out that there is nobody to send to."""
+        is_free = self._gathered is None and not self._queue and not self.is_closed
+        self.is_direct = is_free and self._socket.family != socket.AF_UNIX
+
+    def send(self, data: Bytes, peer: Any) -> None:
+        """Send one datagram; what cannot be sent is counted, as a network that drops it would not say so.
+
+        Args:
+            peer: None: it has no name to answer to.
+
+        Raises:
+            ValueError: it is too large.
+        """
+        if self.is_closed or peer is None:
+            return
+        if self._gathered is not None and peer is self._peer:
+            self._gathered.append(data)
+        elif self._queue:
+            self._keep(data, peer)
+        else:
+            self._send_now(data, peer)
+
+    def send_many(self, datagrams: Sequence[Bytes], peer: Any) -> None:
+        """Send several datagrams, with as few calls as the kernel allows.
+
+        Raises:
+            ValueError: one is too large.
+        """
+        if self.is_closed or peer is None:
+            return
+        if self._queue or not self.is_segmenting:
+            for data in datagrams:
+                self.send(data, peer)
+            return
+        for run in runs(datagrams):
+            if len(run) == 1 or not self._send_joined(run, peer):
+                for data in run:
+                    self.send(data, peer)
+
+    def gather(self, peer: Any) -> None:
+        """Keep what is sent to a peer, this very object, until `send_gathered`."""
+        self._gathered, self._peer = [], peer
+        self._set_direct()
+
+    def send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered or [], None
+        self._set_direct()
+        try:
+            self.send_many(gathered, self._peer)
+        except ValueError as error:
+            self._service.report_datagram(error, self._peer)
+
+    def _send_joined(self, datagrams: Sequence[Bytes], peer: Any) -> bool:
+        """Send datagrams of one size as one; return False if they are still to be sent one by one."""
+        segment = [(SOL_UDP, UDP_SEGMENT, SEGMENT.pack(len(datagrams[0])))]
+        try:
+            self._socket.sendmsg(datagrams, segment, 0, peer)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in UNSENDABLE:  # larger than the path, or not known to this kernel
+                return False
+            self._service.site.tally.count(Cell.UNSENT)
+        return True
+
+    def _send_now(self, data: Bytes, peer: Any) -> None:
+        try:
+            self._socket.sendto(data, peer)
+        except OSError as error:
+            self.on_unsent(error, data, peer)
+
+    def on_unsent(self, error: OSError, data: Bytes, peer: Any) -> None:
+        """The kernel did not take a datagram: keep it, count it, or tell the app that it is too large.
+
+        Raises:
+            ValueError: it is.
+        """
+        if isinstance(error, BlockingIOError | InterruptedError):
+            self._keep(data, peer)
+        elif error.errno == errno.EMSGSIZE:
+            raise ValueError(f"cannot send a datagram of {len(data)} bytes: it is too large") from error
+        else:
+            self._service.site.tally.count(Cell.UNSENT)
+
+    # --- what waits for room ---
+
+    def _keep(self, data: Bytes, peer: Any) -> None:
+        if self._queued_bytes + len(data) + OVERHEAD_BYTES > self._service.limits.buffer:
+            self._service.site.tally.count(Cell.UNSENT)
+            return
+        self._queue.append((bytes(data), peer))
+        self._queued_bytes += len(data) + OVERHEAD_BYTES
+        self._set_direct()
+        self._wait_writable(True)
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room."""
+        while self._queue:
+            data, peer = self._queue[0]
+            try:
+                self._socket.sendto(data, peer)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._service.site.tally.count(Cell.UNSENT)
+            self._queue.popleft()
+            self._queued_bytes -= len(data) + OVERHEAD_BYTES
+        self._set_direct()
+        self._wait_writable(False)
+
+    def close(self) -> None:
+        """Send what there is room for; nothing is sent after that."""
+        self.flush()
+        self.is_closed = True
+        self._set_direct()
+
+
+def runs(datagrams: Sequence[Bytes]) -> Iterator[Sequence[Bytes]]:
+    """Cut datagrams into runs that can be sent as one: of one size, of which the last may be smaller."""
+    sizes = list(map(len, datagrams))
+    if len(set(sizes)) == 1 and len(sizes) <= MAX_SEGMENTS and 0 < sum(sizes) <= MAX_JOINED_BYTES:
+        yield datagrams
+        return
+    run: list[Bytes] = []
+    total = 0
+    for data, size in zip(datagrams, sizes, strict=True):
+        is_over = total + size > MAX_JOINED_BYTES or len(run) == MAX_SEGMENTS
+        if run and (is_over or not size or size > len(run[0]) or len(run[-1]) != len(run[0])):
+            yield run
+            run, total = [], 0
+        run.append(data)
+        total += size
+    if run:
+        yield run
