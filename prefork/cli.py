@@ -108,11 +108,12 @@ def _run(options: argparse.Namespace) -> int:
 
     # Until there are handlers: an import can swallow a KeyboardInterrupt, in a callback of the garbage collector.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from prefork.process.inherited import take_inheritance
     from prefork.process.kernel import Kernel
     from prefork.process.master import Master
     from prefork.process.reload import Source
 
-    source = Source(options.config, tuple(options.set), os.environ)
+    source = Source(options.config, tuple(options.set), os.environ, take_inheritance(os.environ))
     loaded = source.read()
     try:
         return Master(source, loaded, Kernel()).run()

@@ -110,7 +110,7 @@ def open_security(tls: Tls, directories: Sequence[str], kept: Iterable[Security]
         ConfigError: a file cannot be read, or is not what it should be; the message names the key and the file.
     """
     files = Files(directories)
-    files.digest.update(repr((tls.client_auth, tls.alpn, [one.name for one in tls.sni])).encode())
+    files.digest.update(repr((tls.client_auth, tls.alpn, [one.name for one in tls.sni], tls.keylog)).encode())
     own = _find_pair(files, NamedCertificate("", tls.cert or "", tls.key), "tls.")
     pairs = {one.name: _find_pair(files, one, f"tls.sni.{one.name}.") for one in tls.sni}
     authorities = files.find("tls.client_ca", tls.client_ca) if tls.client_ca else None
@@ -151,6 +151,7 @@ def _open_context(tls: Tls, pair: _Pair, authorities: str | None) -> ssl.SSLCont
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 1  # a resumed handshake gives one, too; OpenSSL's second costs 3 % of a full one
     _load(context, pair)
     if tls.alpn:
         context.set_alpn_protocols(list(tls.alpn))

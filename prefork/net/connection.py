@@ -155,10 +155,6 @@ class Connection(Inlet):
             raise LocalProtocolError(f"cannot start TLS: {reason}")
         if self._has_unread():
             raise RemoteProtocolError("cannot start TLS: the peer has sent plain bytes behind its request")
-        self._transport.flush_held()
-        while self._transport.get_write_buffer_size():
-            self._transport.set_write_buffer_limits(0)
-            await self._wait_writable()
         if context is None and security is not None:
             await self._transport.upgrade(security.context, security.alpn)
         else:

@@ -60,6 +60,8 @@ class _Coroutines:
 
     def open(self, sock: DatagramSocket) -> None:
         self._sockets.append(sock)
+        if self._service.is_full:
+            sock.hold()
         sock.open(function=self._start)
 
     def close(self, sock: DatagramSocket) -> None:
@@ -71,7 +73,7 @@ class _Coroutines:
         service.site.handlers += 1
         if service.is_full:
             for each in self._sockets:
-                each.pause()
+                each.hold()
         task = service.site.loop.create_task(self._function(data, peer, reply))
         task.add_done_callback(lambda done: self._on_done(done, peer))
 
@@ -80,9 +82,9 @@ class _Coroutines:
         was_full = service.is_full
         service.open -= 1
         service.site.handlers -= 1
-        if was_full and not service.site.draining.begun:
+        if was_full:
             for each in self._sockets:
-                each.resume()
+                each.release()
         if not task.cancelled() and task.exception() is not None:
             service.report_datagram(task.exception(), peer)
         if service.site.draining.begun:
@@ -98,12 +100,8 @@ class _Protocols:
         self._protocols: dict[DatagramSocket, asyncio.DatagramProtocol] = {}
 
     def open(self, sock: DatagramSocket) -> None:
-        try:
-            self._protocols[sock] = protocol = self._factory()
-            protocol.connection_made(Endpoint(sock, protocol))
-        except USER_ERRORS as error:
-            self._service.report_datagram(error, "itself")
-            return
+        self._protocols[sock] = protocol = self._factory()  # what it raises ends the worker: it cannot serve
+        protocol.connection_made(Endpoint(sock, protocol))
         sock.open(protocol.datagram_received)
 
     def close(self, sock: DatagramSocket) -> None:

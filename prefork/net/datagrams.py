@@ -1,7 +1,7 @@
 """One datagram socket on the loop: reads in batches, hands each datagram to the app, sends what is answered.
 
-A run of datagrams from one sender makes the kernel join them (UDP_GRO, udp(7)); their answers then leave as one
-(UDP_SEGMENT). Without such runs plain calls cost less.
+The kernel joins datagrams of one sender that come in a row (UDP_GRO, udp(7)), and their answers leave as one. That
+is a property of the socket, which outlives the worker: so whoever opens it sets it, and nobody changes it.
 
 Knows: one socket, its app's function. Does not know: slots, what a datagram means.
 """
@@ -18,12 +18,11 @@ from prefork.net.outbox import Bytes, Outbox
 from prefork.net.service import USER_ERRORS, Service
 from prefork.scoreboard import Cell
 
-BATCH = 64  # datagrams per event; then others have their turn, and epoll reports the rest again
+BATCH = 64  # reads per event; then others have their turn, and epoll reports the rest again
+LAST_BATCHES = 256  # more than any receive buffer holds of small datagrams; a flood must not hold up the end
 MAX_BYTES = 65_536  # above the largest of UDP, 65,507
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
-LOOK = 7  # at each eighth datagram of a batch: if it has the sender of the one before, joining pays
-DULL_READS = 256  # without a joined datagram: then plain calls are cheaper
-ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+ANCILLARY_BYTES = 128  # an inherited socket may have been told to give more than the size of what is joined
 
 Receiver = Callable[[bytes, Any], object]
 Function = Callable[[bytes, Any, "Reply"], object]
@@ -73,15 +72,27 @@ class DatagramSocket:
         outbox: the way out.
     """
 
-    __slots__ = ("_dull", "_function", "_mask", "_receiver", "_service", "_socket", "outbox")
+    __slots__ = (
+        "_function",
+        "_is_held",
+        "_is_joined",
+        "_is_wanted",
+        "_mask",
+        "_receiver",
+        "_service",
+        "_socket",
+        "outbox",
+    )
 
     def __init__(self, sock: socket.socket, service: Service) -> None:
         self._socket = sock
         self._service = service
         self._function: Function | None = None
         self._receiver: Receiver = drop
+        self._is_wanted = False  # by the master
+        self._is_held = False  # by an app that has enough to do
         self._mask = 0
-        self._dull: int | None = None  # reads since the last joined datagram; None: they come one by one
+        self._is_joined = is_joined(sock)
         self.outbox = Outbox(sock, service, self._wait_writable)
 
     @property
@@ -94,17 +105,32 @@ class DatagramSocket:
         self.resume()
 
     def pause(self) -> None:
-        """Leave what comes in the kernel's buffer, for others or for later."""
-        self._set_mask(self._mask & ~READABLE)
+        """Leave what comes in the kernel's buffer to others."""
+        self._is_wanted = False
+        self._listen()
 
     def resume(self) -> None:
-        if not self.outbox.is_closed:
-            self._set_mask(self._mask | READABLE)
+        self._is_wanted = True
+        self._listen()
+
+    def hold(self) -> None:
+        """Read no more until `release`: the app has enough to do."""
+        self._is_held = True
+        self._listen()
+
+    def release(self) -> None:
+        self._is_held = False
+        self._listen()
+
+    def _listen(self) -> None:
+        is_reading = self._is_wanted and not self._is_held and not self.outbox.is_closed
+        self._set_mask(self._mask | READABLE if is_reading else self._mask & ~READABLE)
 
     def finish(self) -> None:
         """Read what is there, then no more."""
-        while self._mask & READABLE and self._read():
-            pass
+        for _ in range(LAST_BATCHES):
+            if not self._mask & READABLE or not self._read():
+                break
         self.pause()
 
     def close(self) -> None:
@@ -127,6 +153,8 @@ class DatagramSocket:
     def _wait_writable(self, is_blocked: bool) -> None:
         self._set_mask(self._mask | WRITABLE if is_blocked else self._mask & ~WRITABLE)
 
+    # --- the way in ---
+
     def on_event(self, mask: int) -> None:
         if mask & WRITABLE and self._mask & WRITABLE:
             self.outbox.flush()
@@ -135,68 +163,36 @@ class DatagramSocket:
 
     def _read(self) -> int:
         """Read a batch; return how many datagrams there were."""
-        count = self._read_plain() if self._dull is None else self._read_joined()
+        count = 0
+        try:
+            for _ in range(BATCH):
+                count += self._read_one() if not self._is_joined else self._read_joined()
+                if not self._mask & READABLE:
+                    break
+        except (BlockingIOError, InterruptedError):  # the buffer is empty
+            pass
+        except OSError:  # an earlier answer of ours could not be delivered: that is told here, udp(7)
+            self._service.site.tally.count(Cell.UNSENT)
         if count:
             self._service.site.tally.count_datagrams(count)
         return count
 
-    def _read_plain(self) -> int:
-        receive, receiver, function, outbox = self._socket.recvfrom, self._receiver, self._function, self.outbox
-        last: Any = None
-        for count in range(BATCH):
-            try:
-                data, peer = receive(MAX_BYTES)
-            except OSError as error:
-                self._on_error(error)
-                return count
-            try:
-                if function is not None:
-                    function(data, peer, Reply(outbox, peer))
-                else:
-                    receiver(data, peer)
-            except USER_ERRORS as error:
-                self._service.report_datagram(error, peer)
-            if count & LOOK == LOOK and peer == last and self._join():
-                return count + 1
-            last = peer
-        return BATCH
-
-    # --- joined datagrams ---
-
-    def _join(self) -> bool:
-        """Have the kernel join datagrams of one sender from now on; return whether it can."""
-        if not self.outbox.is_segmenting:
-            return False
-        try:
-            self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
-        except OSError:  # kernels before 5.0
-            self.outbox.is_segmenting = False
-            return False
-        self._dull = 0
-        return True
+    def _read_one(self) -> int:
+        data, peer = self._socket.recvfrom(MAX_BYTES)
+        self._deliver((data,), peer)
+        return 1
 
     def _read_joined(self) -> int:
-        count = reads = 0
-        try:
-            for reads in range(BATCH):
-                data, ancillary, _, peer = self._socket.recvmsg(MAX_BYTES, ANCILLARY_BYTES)
-                if not ancillary:
-                    count += 1
-                    self._deliver((data,), peer)
-                    continue
-                size = int.from_bytes(ancillary[0][2], sys.byteorder)
-                pieces = [data[at : at + size] for at in range(0, len(data), size)]
-                count += len(pieces)
-                self._dull = -reads
-                self.outbox.gather(peer)
-                self._deliver(pieces, peer)
-                self.outbox.send_gathered()
-                if count >= BATCH:
-                    break
-        except OSError as error:
-            self._on_error(error)
-        self._count_dull(reads)
-        return count
+        data, ancillary, _, peer = self._socket.recvmsg(MAX_BYTES, ANCILLARY_BYTES)
+        size = size_of_piece(ancillary) if ancillary else 0
+        if not 0 < size < len(data):
+            self._deliver((data,), peer)
+            return 1
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        self.outbox.gather(peer)
+        self._deliver(pieces, peer)
+        self.outbox.send_gathered()
+        return len(pieces)
 
     def _deliver(self, pieces: Iterable[bytes], peer: Any) -> None:
         receiver, function, reply = self._receiver, self._function, Reply(self.outbox, peer)
@@ -209,25 +205,23 @@ class DatagramSocket:
             except USER_ERRORS as error:
                 self._service.report_datagram(error, peer)
 
-    def _count_dull(self, reads: int) -> None:
-        """Go back to plain calls when nothing was joined for long.
 
-        What is in the buffer may be joined still: so the kernel is told first, and recvmsg(2) goes on until the
-        buffer was empty once.
-        """
-        if self._dull is None:
-            return
-        self._dull += reads
-        if self._dull >= DULL_READS:
-            self._socket.setsockopt(SOL_UDP, UDP_GRO, 0)
-            self._dull = -sys.maxsize
-        elif self._dull < -BATCH and reads < BATCH - 1:
-            self._dull = None
+def size_of_piece(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
+    """Return the size of the datagrams that were joined; 0: it is one."""
+    for level, kind, value in ancillary:
+        if (level, kind) == (SOL_UDP, UDP_GRO):
+            return int.from_bytes(value, sys.byteorder)
+    return 0
 
-    def _on_error(self, error: OSError) -> None:
-        """The buffer is empty, or an earlier answer of ours could not be delivered: that is told here, udp(7)."""
-        if not isinstance(error, BlockingIOError | InterruptedError):
-            self._service.site.tally.count(Cell.UNSENT)
+
+def is_joined(sock: socket.socket) -> bool:
+    """Whether the kernel may join datagrams of this socket."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    try:
+        return sock.getsockopt(SOL_UDP, UDP_GRO) != 0
+    except OSError:  # kernels before 5.0
+        return False
 
 
 def drop(data: bytes, peer: Any) -> None:

@@ -28,6 +28,11 @@ class FramedProtocol(asyncio.Protocol):
         if hasattr(protocol, "drain_requested"):
             self.drain_requested = protocol.drain_requested
 
+    @property
+    def app_protocol(self) -> Any:
+        """The protocol that gets the frames."""
+        return self._protocol
+
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._protocol.connection_made(transport)

@@ -34,7 +34,7 @@ class Arrival:
 class Handshake:
     """Watches a socket until TLS is agreed upon, refused, or too late."""
 
-    __slots__ = ("_alpn", "_arrival", "_context", "_mask", "_service", "_tls", "deadline")
+    __slots__ = ("_alpn", "_arrival", "_context", "_fd", "_mask", "_seen", "_service", "_tls", "deadline")
 
     def __init__(self, arrival: Arrival, context: ssl.SSLContext, service: Service, alpn: tuple[str, ...]) -> None:
         self._arrival = arrival
@@ -42,6 +42,8 @@ class Handshake:
         self._service = service
         self._alpn = alpn
         self._tls: TlsSocket | None = None
+        self._fd = arrival.sock.fileno()
+        self._seen = 0  # bytes of the client's first words
         self._mask = READABLE | EDGE if alpn else READABLE  # half a hello is looked at again when more has come
         now = service.site.loop.time()
         self.deadline = now + service.limits.handshake if service.limits.handshake else math.inf
@@ -78,23 +80,30 @@ class Handshake:
             OSError: it offers protocols, and none of ours.
         """
         try:
-            offer = read_offer(self._arrival.sock.recv(MAX_HELLO_BYTES, socket.MSG_PEEK))
+            begun = self._arrival.sock.recv(MAX_HELLO_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
             return False
+        offer = read_offer(begun)
         if offer and not set(offer) & set(self._alpn):
             self._arrival.sock.send(NO_APPLICATION_PROTOCOL)
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"no application protocol in common: {', '.join(offer)[:100]}")
-        return offer is not None
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "no application protocol in common")
+        has_grown = len(begun) > self._seen
+        self._seen = len(begun)
+        return offer is not None or not has_grown  # what comes to no more is for OpenSSL to refuse
 
     def _wrap(self) -> TlsSocket:
-        self._context.sslsocket_class = TlsSocket
-        wrapped = self._context.wrap_socket(self._arrival.sock, server_side=True, do_handshake_on_connect=False)
+        context = self._context
+        theirs, context.sslsocket_class = context.sslsocket_class, TlsSocket
+        wrapped = context.wrap_socket(
+            self._arrival.sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+        context.sslsocket_class = theirs
         assert isinstance(wrapped, TlsSocket)
         return wrapped
 
     def _expect(self, mask: int) -> None:
         if mask != self._mask:
-            self._service.site.selector.rewatch(self._socket.fileno(), self._mask, mask)
+            self._service.site.selector.rewatch(self._fd, self._mask, mask)
             self._mask = mask
 
     @property
@@ -119,7 +128,7 @@ class Handshake:
         try:
             sock.shutdown(socket.SHUT_WR)  # behind OpenSSL's alert, which a reset would overtake
         except OSError:  # the peer is gone
-            service.site.selector.forget(sock.fileno())
+            service.site.selector.forget(self._fd)
             sock.close()
             service.count_closed()
         else:
@@ -127,8 +136,9 @@ class Handshake:
         arrival.on_failed(error)
 
     def expire(self, reason: str = "limits.handshake has passed") -> None:
-        """End it: it is too late."""
-        self._fail(TimeoutError(reason))
+        """End it, if it has not ended: it is too late."""
+        if self in self._service.site.handshakes:
+            self._fail(TimeoutError(reason))
 
 
 def describe(error: OSError) -> str:

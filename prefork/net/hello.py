@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 HANDSHAKE_RECORD, CLIENT_HELLO, ALPN = 22, 1, 16
-RECORD_HEADER_BYTES = 5
+RECORD_HEADER_BYTES, MESSAGE_HEADER_BYTES = 5, 4
 MAX_HELLO_BYTES = 16_384 + RECORD_HEADER_BYTES
 # An alert record, RFC 8446, 6: fatal, no_application_protocol.
 NO_APPLICATION_PROTOCOL = bytes((21, 3, 3, 0, 2, 2, 120))
@@ -26,23 +26,26 @@ def read_offer(data: bytes) -> tuple[str, ...] | None:
     Returns:
         None: the words are not whole yet.
     """
-    if data[:1] != bytes((HANDSHAKE_RECORD,)):
-        return ()
-    if len(data) < RECORD_HEADER_BYTES:
-        return None
-    size = int.from_bytes(data[3:5], "big")
-    if len(data) < RECORD_HEADER_BYTES + size and len(data) < MAX_HELLO_BYTES:
-        return None
+    hello, at = b"", 0
+    while not hello or len(hello) < MESSAGE_HEADER_BYTES + int.from_bytes(hello[1:MESSAGE_HEADER_BYTES], "big"):
+        record = data[at:]
+        if record and record[0] != HANDSHAKE_RECORD:
+            return ()
+        end = RECORD_HEADER_BYTES + int.from_bytes(record[3:RECORD_HEADER_BYTES], "big")
+        if len(record) < RECORD_HEADER_BYTES or len(record) < end:
+            return None if len(data) < MAX_HELLO_BYTES else ()
+        hello += record[RECORD_HEADER_BYTES:end]
+        at += end
     try:
-        return _offer_of(_extensions(data[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + size]))
-    except (struct.error, IndexError, UnicodeDecodeError):  # it is for OpenSSL to say what is wrong with it
+        return _offer_of(_extensions(hello))
+    except (struct.error, IndexError):  # it is for OpenSSL to say what is wrong with it
         return ()
 
 
 def _extensions(hello: bytes) -> bytes:
     if hello[0] != CLIENT_HELLO:
         return b""
-    at = 1 + 3 + 2 + 32  # type, length, version, random
+    at = MESSAGE_HEADER_BYTES + 2 + 32  # version, random
     at += 1 + hello[at]  # session id
     at += 2 + int(struct.unpack_from("!H", hello, at)[0])  # cipher suites
     at += 1 + hello[at]  # compression methods
@@ -63,6 +66,6 @@ def _names(offer: bytes) -> list[str]:
     names, at = [], 0
     while at < len(offer):
         end = at + 1 + offer[at]
-        names.append(offer[at + 1 : end].decode("ascii"))
+        names.append(offer[at + 1 : end].decode("latin-1"))
         at = end
     return names

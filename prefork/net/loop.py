@@ -230,8 +230,19 @@ class Loop(asyncio.SelectorEventLoop):
         upgrade = getattr(transport, "upgrade", None)
         if upgrade is None or not server_side:
             return await super().start_tls(transport, protocol, sslcontext, server_side=server_side, **options)
-        transport.set_protocol(protocol)
-        return await upgrade(sslcontext)
+        current = transport.get_protocol()
+        if getattr(current, "app_protocol", current) is not protocol:
+            transport.set_protocol(protocol)
+        return await upgrade(sslcontext, timeout=options.get("ssl_handshake_timeout"))
+
+    async def sendfile(
+        self, transport: Any, file: Any, offset: int = 0, count: int | None = None, *, fallback: bool = True
+    ) -> int:
+        send_file = getattr(transport, "send_file", None)
+        if send_file is None:
+            return await super().sendfile(transport, file, offset, count, fallback=fallback)
+        sent: int = await send_file(file, offset, count)
+        return sent
 
     def stop(self) -> None:
         self._prefork_selector.is_due = True

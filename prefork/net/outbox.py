@@ -18,6 +18,7 @@ from prefork.scoreboard import Cell
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 SEGMENT = struct.Struct("@H")
 MAX_SEGMENTS, MAX_JOINED_BYTES = 64, 65_507 - 8  # UDP_MAX_SEGMENTS; of one joined datagram
+GATHERED_BYTES = 16_384  # larger ones are hardly joined
 OVERHEAD_BYTES = 64  # of each datagram that waits: a flood of empty ones is to have an end, too
 UNSENDABLE = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.ENOPROTOOPT})  # of a joined datagram
 
@@ -83,8 +84,11 @@ class Outbox:
         if self.is_closed or peer is None:
             return
         if self._gathered is not None and peer is self._peer:
-            self._gathered.append(data)
-        elif self._queue:
+            if type(data) is bytes and len(data) <= GATHERED_BYTES:
+                self._gathered.append(data)
+                return
+            self._flush_gathered()  # what can be changed by its owner, or be refused, is sent at once, in its turn
+        if self._queue:
             self._keep(data, peer)
         else:
             self._send_now(data, peer)
@@ -97,7 +101,7 @@ class Outbox:
         """
         if self.is_closed or peer is None:
             return
-        if self._queue or not self.is_segmenting:
+        if self._gathered is not None or self._queue or not self.is_segmenting:
             for data in datagrams:
                 self.send(data, peer)
             return
@@ -112,12 +116,14 @@ class Outbox:
         self._set_direct()
 
     def send_gathered(self) -> None:
-        gathered, self._gathered = self._gathered or [], None
+        self._flush_gathered()
+        self._gathered = None
         self._set_direct()
-        try:
-            self.send_many(gathered, self._peer)
-        except ValueError as error:
-            self._service.report_datagram(error, self._peer)
+
+    def _flush_gathered(self) -> None:
+        gathered, self._gathered = self._gathered or [], None
+        self.send_many(gathered, self._peer)
+        self._gathered = []
 
     def _send_joined(self, datagrams: Sequence[Bytes], peer: Any) -> bool:
         """Send datagrams of one size as one; return False if they are still to be sent one by one."""
@@ -141,10 +147,13 @@ class Outbox:
     def on_unsent(self, error: OSError, data: Bytes, peer: Any) -> None:
         """The kernel did not take a datagram: keep it, count it, or tell the app that it is too large.
 
+        A unix peer's own queue is full then: to wait for it would hold up all others.
+
         Raises:
             ValueError: it is.
         """
-        if isinstance(error, BlockingIOError | InterruptedError):
+        is_full = isinstance(error, BlockingIOError | InterruptedError)
+        if is_full and self._socket.family != socket.AF_UNIX:
             self._keep(data, peer)
         elif error.errno == errno.EMSGSIZE:
             raise ValueError(f"cannot send a datagram of {len(data)} bytes: it is too large") from error

@@ -5,7 +5,8 @@ Knows: the ssl module, records. Does not know: the loop, connections, certificat
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from typing import Any
 
 RECORD_BYTES = 16_384  # of plaintext, RFC 8446, 5.1: a read of less would leave bytes where epoll cannot see them
 RECORDS_PER_READ = 4
+RECORD_HEADER_BYTES = 5
+MAX_SMALL_RECORD_BYTES = 1024  # an alert has some 20 bytes, a ticket some 250
+TCP_CLOSE = 7  # tcpi_state of a connection that was reset; of one that was ended it is 8, CLOSE_WAIT
 TCP_CORK = socket.TCP_CORK
 
 Bytes = bytes | bytearray | memoryview
@@ -60,20 +64,43 @@ class TlsSocket(ssl.SSLSocket):
             data: bytes = self.read(RECORD_BYTES)
         except ssl.SSLWantReadError:
             raise BlockingIOError from None
+        except ssl.SSLEOFError:
+            return self._end()
         except ValueError:  # after shutdown() it is a plain socket, of which the rest is only dropped
             return super().recv(buflen, flags)
         return data if len(data) < RECORD_BYTES else self._read_on(data)
 
+    def _end(self) -> bytes:
+        """There is no more, and there was no goodbye: b"" for a FIN, as many clients end.
+
+        Raises:
+            ConnectionResetError: it was a reset; the ssl module makes no difference.
+        """
+        if (
+            self.family != socket.AF_UNIX
+            and self.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+        ):
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return b""
+
     def _read_on(self, data: bytes) -> bytes:
         """Read more after a full record: it is a part of something larger."""
         parts = [data]
-        while len(parts) < RECORDS_PER_READ and len(data) == RECORD_BYTES:
+        while len(parts) < RECORDS_PER_READ and len(data) == RECORD_BYTES and self._is_data_next():
             try:
                 data = self.read(RECORD_BYTES)
-            except ssl.SSLError:  # what is not there yet, or broken, is met again by the next recv()
+            except ssl.SSLError:  # the rest of the record is still to come
                 break
             parts.append(data)
         return b"".join(parts)
+
+    def _is_data_next(self) -> bool:
+        """Whether the next record is large, and so no goodbye: once that is read, epoll tells of it no more."""
+        try:
+            header = socket.socket.recv(self, RECORD_HEADER_BYTES, socket.MSG_PEEK)
+        except OSError:
+            return False
+        return len(header) == RECORD_HEADER_BYTES and int.from_bytes(header[3:], "big") > MAX_SMALL_RECORD_BYTES
 
     def send(self, data: Any, flags: int = 0) -> int:  # noqa: ARG002  # of a plain socket
         """Send as many records as the kernel takes; return how many bytes they hold."""
@@ -108,10 +135,28 @@ class TlsSocket(ssl.SSLSocket):
             self.setsockopt(socket.IPPROTO_TCP, TCP_CORK, 1)  # until shutdown(), whose FIN takes all along
         return self.send(buffers[0] if len(buffers[0]) >= RECORD_BYTES else b"".join(first_of(buffers)))
 
-    def shutdown(self, how: int) -> None:
-        # The peer's own goodbye is not waited for, and one that is gone needs none.
-        with contextlib.suppress(OSError, ValueError):
+    def getpeername(self) -> Any:
+        """Return the peer's address; None if it is gone: the handshake tells of that, not the socket's birth."""
+        try:
+            return super().getpeername()
+        except OSError:
+            return None
+
+    def say_goodbye(self) -> bool:
+        """Send close_notify; return False if there is no room for it yet.
+
+        The peer's own is not waited for, and a peer that is gone needs none.
+        """
+        try:
             self.unwrap()
+        except ssl.SSLWantWriteError:
+            return False
+        except (OSError, ValueError):  # the peer's goodbye is not there, or the peer is not
+            pass
+        return True
+
+    def shutdown(self, how: int) -> None:
+        self.say_goodbye()
         super().shutdown(how)
 
     def describe(self) -> TlsDetails:

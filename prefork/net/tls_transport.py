@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from prefork.net.handshake import Arrival, Handshake
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
-from prefork.net.outlet import BROKEN, EVENTS
-from prefork.net.service import Service
-from prefork.net.tls_socket import TlsDetails, TlsSocket
+from prefork.net.outlet import BROKEN, ENDED, EVENTS
+from prefork.net.service import USER_ERRORS, Service
+from prefork.net.tls_socket import TlsSocket
 from prefork.net.transport import StreamTransport
 
 
@@ -28,20 +29,18 @@ class Upgradable(Protocol):
 
 
 class TlsTransport(StreamTransport):
-    """A connection on which TLS is agreed upon."""
+    """A connection on which TLS is agreed upon.
 
-    __slots__ = ("_is_reply_due",)
+    Attributes:
+        details: what was agreed.
+    """
+
+    __slots__ = ("_is_reply_due", "details")
 
     def __init__(self, sock: TlsSocket, peer: Any, service: Service, serial: int) -> None:
         super().__init__(sock, peer, service, serial)
+        self.details = sock.describe()
         self._is_reply_due = False  # OpenSSL is to answer a key update, and can read on only then
-
-    @property
-    def details(self) -> TlsDetails:
-        """What was agreed upon."""
-        sock: Any = self._socket
-        details: TlsDetails = sock.describe()
-        return details
 
     def _watch(self) -> None:
         self._service.site.selector.replace(self._socket.fileno(), self)
@@ -77,19 +76,26 @@ class TlsTransport(StreamTransport):
         raise NotImplementedError("cannot write EOF: TLS has no half-close; close the connection")
 
     def _finish(self) -> None:
-        """Everything is flushed. The peer's goodbye, if it came, was TLS's: its FIN may be still to come."""
-        self._shut_down()
-        Linger(self._socket, self._service, self._mask & EVENTS)
+        """Everything is flushed; a peer that has said goodbye has promised to send nothing more."""
+        sock: Any = self._socket
+        if not sock.say_goodbye():
+            self._set_mask(self._mask | WRITABLE)
+            return
+        if self._mask & ENDED:
+            self._release()
+        else:
+            self._shut_down()
+            Linger(self._socket, self._service, self._mask & EVENTS)
         self._part(None)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         sock: Any = self._socket
-        known = {
+        known: dict[str, Callable[[], Any]] = {
             "ssl_object": lambda: sock,
             "sslcontext": lambda: sock.context,
-            "cipher": sock.cipher,
-            "compression": sock.compression,
-            "peercert": sock.getpeercert,
+            "cipher": lambda: (self.details.cipher, self.details.version, None),
+            "compression": lambda: None,
+            "peercert": lambda: self.details.peer_certificate or {},
         }
         return known[name]() if name in known else super().get_extra_info(name, default)
 
@@ -103,11 +109,14 @@ def accept_tls(sock: socket.socket, peer: Any, service: Service) -> None:
     service.site.selector.watch(sock.fileno(), handshake, handshake.mask)
 
 
-async def upgrade(transport: StreamTransport, context: ssl.SSLContext, alpn: tuple[str, ...]) -> TlsTransport:
+async def upgrade(
+    transport: StreamTransport, context: ssl.SSLContext, alpn: tuple[str, ...], timeout: float | None
+) -> TlsTransport:
     """Begin TLS on a connection that is in use; return its new transport.
 
     Args:
-        transport: all that was written to it is to be sent; it is without use from now on.
+        transport: all that was written to it is sent; it is without use from now on.
+        timeout: of the handshake; None: `limits.handshake`.
 
     Raises:
         OSError: TLS was not agreed upon, and the connection is lost.
@@ -118,20 +127,33 @@ async def upgrade(transport: StreamTransport, context: ssl.SSLContext, alpn: tup
 
     def on_agreed(tls: TlsSocket) -> None:
         upgraded = TlsTransport(tls, transport.peer, service, transport.serial)
+        transport.bequeath(upgraded)
         upgraded.adopt(protocol)
+        if agreed.cancelled():  # as asyncio's start_tls() does
+            upgraded.close()
         if not agreed.done():
             agreed.set_result(upgraded)
 
     def on_failed(error: OSError) -> None:
         if not agreed.done():
             agreed.set_exception(error)
-        protocol.connection_lost(error)
+        try:
+            protocol.connection_lost(error)
+        except USER_ERRORS as fault:
+            service.report_error(fault, transport.serial, transport.peer)
 
     handshake = Handshake(
         Arrival(sock, transport.peer, transport.serial, on_agreed, on_failed), context, service, alpn
     )
+    if timeout is not None:
+        handshake.deadline = service.site.loop.time() + timeout
     selector = service.site.selector
     selector.replace(sock.fileno(), handshake)
     if handshake.mask != READABLE:
         selector.rewatch(sock.fileno(), READABLE, handshake.mask)
-    return await agreed
+    try:
+        return await agreed
+    except asyncio.CancelledError:
+        if not agreed.done() or agreed.cancelled():
+            handshake.expire("the app has given up")
+        raise

@@ -14,12 +14,12 @@ import ssl
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
-from prefork.errors import LocalProtocolError
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN, Outlet
+from prefork.net.passage import Passage, send_file
 from prefork.net.peer import Credentials
 from prefork.net.service import USER_ERRORS, Service
 
@@ -36,7 +36,7 @@ class StreamTransport(Outlet):
         serial: its number in this worker and listener.
     """
 
-    __slots__ = ("_deliver", "peer", "serial")
+    __slots__ = ("_deliver", "_heir", "peer", "serial")
 
     def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int | None = None) -> None:
         """Make the transport of a connected socket.
@@ -46,6 +46,7 @@ class StreamTransport(Outlet):
         """
         super().__init__(sock, service)
         self._deliver: Any = None
+        self._heir: Any = None  # the transport that took socket and protocol over
         self.peer = peer
         self.serial = service.next_serial() if serial is None else serial
 
@@ -143,10 +144,16 @@ class StreamTransport(Outlet):
         deliver(data)
 
     def pause_reading(self) -> None:
-        if self._mask & READABLE:
+        if self._heir is not None:  # asyncio.StreamReader keeps the transport that it was made with
+            self._heir.pause_reading()
+            return
+        if self._mask & READABLE and self._phase < CLOSED:
             self._set_mask(self._mask & ~READABLE)
 
     def resume_reading(self) -> None:
+        if self._heir is not None:
+            self._heir.resume_reading()
+            return
         if not self._mask & (READABLE | ENDED) and self._phase < CLOSING:
             self._set_mask(self._mask | READABLE)
 
@@ -166,6 +173,9 @@ class StreamTransport(Outlet):
 
     def close(self) -> None:
         """Flush, send a FIN, read on for a moment, close."""
+        if self._heir is not None:
+            self._heir.close()
+            return
         if self._phase < CLOSING:
             self._keep_held()
             self._phase = CLOSING
@@ -175,9 +185,18 @@ class StreamTransport(Outlet):
 
     def abort(self) -> None:
         """Close at once with a reset; what was not sent yet is lost."""
-        self._lose_soon(None)
+        if self._heir is not None:
+            self._heir.abort()
+        else:
+            self._lose_soon(None)
+
+    # asyncio's TLS over a given transport closes it by this name after a fault: sslproto.py, 3.11 to 3.14.
+    def _force_close(self, error: BaseException | None) -> None:
+        self._lose_soon(error if isinstance(error, OSError) else None)
 
     def is_closing(self) -> bool:
+        if self._heir is not None:
+            return bool(self._heir.is_closing())
         return self._phase >= CLOSING
 
     def drain(self, leave_at: float) -> None:
@@ -283,23 +302,39 @@ class StreamTransport(Outlet):
     def service(self) -> Service:
         return self._service
 
-    async def upgrade(self, context: ssl.SSLContext, alpn: tuple[str, ...] = ()) -> StreamTransport:
-        """Speak TLS from now on, as the server's side; return the transport that does.
+    async def upgrade(
+        self, context: ssl.SSLContext, alpn: tuple[str, ...] = (), timeout: float | None = None
+    ) -> StreamTransport:
+        """Speak TLS from now on, as the server's side, when all is sent; return the transport that does.
 
         Args:
-            context: with `TlsSocket` as its class of sockets.
+            timeout: of the handshake; None: `limits.handshake`.
 
         Raises:
             OSError: it is not agreed upon, and the connection is lost.
         """
         from prefork.net.tls_transport import upgrade  # which is made of this class
 
-        self.flush_held()
         if self.is_closing():
             raise ConnectionResetError("cannot start TLS: the connection is closing")
-        if self.get_write_buffer_size():
-            raise LocalProtocolError("cannot start TLS: what was written is not sent yet")
-        return await upgrade(self, context, alpn)
+        passage = Passage(self, self._service.site.loop)
+        try:
+            await passage.wait_sent()
+        finally:
+            passage.leave()
+        return await upgrade(self, context, alpn, timeout)
+
+    async def send_file(self, file: BinaryIO, offset: int, count: int | None) -> int:
+        """Send a file's bytes, see `asyncio.loop.sendfile`.
+
+        Raises:
+            ConnectionResetError: the connection is lost.
+        """
+        return await send_file(self, file, offset, count, self._service.site.loop)
+
+    def bequeath(self, heir: StreamTransport) -> None:
+        """Let another transport have what is still asked of this one."""
+        self._heir = heir
 
     def hand_over(self) -> tuple[socket.socket, Any]:
         """Give up socket and protocol to another transport; this one is without use from now on."""
@@ -326,6 +361,8 @@ class StreamTransport(Outlet):
         return protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if self._heir is not None:
+            return self._heir.get_extra_info(name, default)
         if name == "peername":
             return "" if isinstance(self.peer, Credentials) else self.peer  # as getpeername(2) has it
         if name == "sockname":

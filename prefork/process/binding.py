@@ -10,15 +10,19 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from prefork.address import Address
 from prefork.config.model import Socket as SocketOptions
-from prefork.errors import ListenError
+from prefork.errors import BootError, ListenError
 from prefork.process.privileges import resolve_identity
 
 KEEPALIVE_INTERVAL_SECONDS = 15
 KEEPALIVE_PROBES = 4
+TEMPORARY = "~"  # behind a unix path until it is ready: one byte, for paths have few
+SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29  # linux/in.h, linux/in6.h
 
 
@@ -95,7 +99,7 @@ def set_options(sock: socket.socket, options: SocketOptions) -> None:
     if sock.family == socket.AF_UNIX:
         return
     if sock.type == socket.SOCK_DGRAM:
-        _set_multicast_all(sock, 0)
+        set_datagram_options(sock)
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(options.nodelay))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(options.keepalive > 0))
@@ -106,6 +110,15 @@ def set_options(sock: socket.socket, options: SocketOptions) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(options.user_timeout * 1000))
 
 
+def set_datagram_options(sock: socket.socket) -> None:
+    """Let the kernel join datagrams of one sender, and give none of groups that others have joined."""
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    except OSError:  # kernels before 5.0
+        pass
+    _set_multicast_all(sock, 0)
+
+
 def _set_multicast_all(sock: socket.socket, value: int) -> None:
     """Whether it gets the datagrams of groups that other sockets have joined, ip(7)."""
     if sock.family == socket.AF_INET6:
@@ -114,58 +127,83 @@ def _set_multicast_all(sock: socket.socket, value: int) -> None:
         sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, value)
 
 
-def join(sock: socket.socket, groups: tuple[str, ...], name: str) -> None:
+def join(sock: socket.socket, groups: Iterable[str], name: str) -> None:
     """Join multicast groups, `239.1.2.3`, or `239.1.2.3%eth0` on one interface; ip(7), ipv6(7).
 
     Raises:
         ListenError: the kernel refuses one.
     """
     for text in groups:
-        group, _, interface = text.partition("%")
         try:
-            index = socket.if_nametoindex(interface) if interface else 0
-            packed = socket.inet_pton(sock.family, group)
-            if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("@I", index))
-            else:  # struct ip_mreqn
-                membership = packed + struct.pack("!4s", bytes(4)) + struct.pack("@i", index)
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            _set_membership(sock, text, socket.IPV6_JOIN_GROUP, socket.IP_ADD_MEMBERSHIP)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:  # it is in it already
                 raise ListenError(f"cannot join multicast group {text} ({name}): {error}") from error
 
 
+def leave(sock: socket.socket, groups: Iterable[str]) -> None:
+    """Leave multicast groups.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    for text in groups:
+        _set_membership(sock, text, socket.IPV6_LEAVE_GROUP, socket.IP_DROP_MEMBERSHIP)
+
+
+def _set_membership(sock: socket.socket, text: str, six: int, four: int) -> None:
+    group, _, interface = text.partition("%")
+    index = socket.if_nametoindex(interface) if interface else 0
+    packed = socket.inet_pton(sock.family, group)
+    if sock.family == socket.AF_INET6:  # struct ipv6_mreq
+        sock.setsockopt(socket.IPPROTO_IPV6, six, packed + struct.pack("@I", index))
+    else:  # struct ip_mreqn
+        sock.setsockopt(socket.IPPROTO_IP, four, packed + bytes(4) + struct.pack("@i", index))
+
+
 # --- unix ---
 
 
-def open_unix(address: Address, options: SocketOptions) -> socket.socket:
+def open_unix(address: Address, options: SocketOptions, name: str) -> socket.socket:
     """Bind a temporary name, then rename it: the path is never without a server that answers.
 
     Raises:
         ListenError: a server answers there already, or it cannot be bound.
     """
     kind = socket.SOCK_DGRAM if address.is_datagram else socket.SOCK_STREAM
+    check_owner(options, name)
     if not address.is_abstract:
         refuse_live(address, kind)
-    path = "\0" + address.path[1:] if address.is_abstract else address.path
-    temporary = path if address.is_abstract else f"{path}.{os.getpid()}"
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
         sock.setblocking(False)
         set_options(sock, options)
-        sock.bind(temporary)
-        if not address.is_abstract:
-            set_owner(temporary, options)
+        if address.is_abstract:
+            sock.bind("\0" + address.path[1:])
+        else:
+            _bind_path(sock, address.path, options)
         if kind == socket.SOCK_STREAM:
             sock.listen(options.backlog)
         if not address.is_abstract:
-            os.rename(temporary, path)
+            os.rename(address.path + TEMPORARY, address.path)
     except OSError as error:
         sock.close()
-        if not address.is_abstract and os.path.lexists(temporary):
-            os.unlink(temporary)
+        if not address.is_abstract and os.path.lexists(address.path + TEMPORARY):
+            os.unlink(address.path + TEMPORARY)
         raise ListenError(f"cannot listen on {address}: {describe_unix(error)}") from error
     return sock
+
+
+def _bind_path(sock: socket.socket, path: str, options: SocketOptions) -> None:
+    """Bind a name to which nobody else may send before it has its owner and its mode."""
+    if os.path.lexists(path + TEMPORARY):  # of a start that was killed
+        os.unlink(path + TEMPORARY)
+    umask = os.umask(0o177)
+    try:
+        sock.bind(path + TEMPORARY)
+    finally:
+        os.umask(umask)
+    set_owner(path + TEMPORARY, replace(options, mode=0o777 & ~umask if options.mode is None else options.mode))
 
 
 def describe_unix(error: OSError) -> str:
@@ -176,12 +214,25 @@ def describe_unix(error: OSError) -> str:
     )
 
 
+def check_owner(options: SocketOptions, name: str) -> None:
+    """Check that there is the user that a unix socket is to belong to.
+
+    Raises:
+        ListenError: there is not.
+    """
+    if options.owner is not None:
+        try:
+            resolve_identity(options.owner)
+        except BootError as error:
+            reason = f"there is no user or group {options.owner!r}; set socket.owner"
+            raise ListenError(f"cannot give a socket away ({name}): {reason}") from error
+
+
 def set_owner(path: str, options: SocketOptions) -> None:
-    """Give a unix socket the mode and the owner of the config; before that nobody can connect to it.
+    """Give a unix socket the owner and the mode of the config.
 
     Raises:
         OSError: it is not ours to give.
-        BootError: there is no such user or group.
     """
     if options.owner is not None:
         identity = resolve_identity(options.owner)

@@ -7,65 +7,83 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefork.address import Address
 from prefork.errors import ListenError
+from prefork.process.binding import set_datagram_options
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
-VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-def find_inherited(address: Address, environ: MutableMapping[str, str]) -> socket.socket:
-    """Return a socket for an `fd://` address; closing it leaves the inherited one open.
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What was open when the server started.
 
-    Raises:
-        ListenError: nothing was inherited under that number or name, or it is no socket that can serve.
+    Attributes:
+        fds: the descriptors.
+        names: of sockets, by systemd's names.
     """
-    fd = int(address.path) if address.path.isdecimal() else _named(address, environ)
-    try:
-        sock = socket.socket(fileno=os.dup(fd))
-    except OSError as error:
-        raise ListenError(f"cannot serve {address}: descriptor {fd} is no socket: {error.strerror}") from error
-    is_stream = sock.type == socket.SOCK_STREAM
-    if is_stream and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.close()
-        raise ListenError(f"cannot serve {address}: the socket does not listen; call listen(2) before exec")
-    if sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        sock.close()
-        raise ListenError(f"cannot serve {address}: it is neither a stream nor a datagram socket")
-    sock.setblocking(False)
-    return sock
 
+    fds: frozenset[int] = frozenset()
+    names: Mapping[str, int] = field(default_factory=dict)
 
-def _named(address: Address, environ: MutableMapping[str, str]) -> int:
-    if environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
-        raise ListenError(f"cannot serve {address}: the sockets are for process {environ['LISTEN_PID']}")
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    count = int(environ.get("LISTEN_FDS", "0") or 0)
-    if address.path not in names[:count]:
-        known = ", ".join(names[:count]) or "none"
-        raise ListenError(f"cannot serve {address}: no socket of that name was inherited; there are {known}")
-    return FIRST_FD + names.index(address.path)
+    def find(self, address: Address) -> socket.socket:
+        """Return a socket for an `fd://` address; closing it leaves the inherited one open.
 
-
-def is_datagram(address: Address, environ: MutableMapping[str, str]) -> bool:
-    """Whether an address stands for datagrams; of an inherited one the socket tells.
-
-    Raises:
-        ListenError: nothing was inherited under that number or name.
-    """
-    if not address.is_inherited:
-        return address.is_datagram
-    with find_inherited(address, environ) as sock:
-        return sock.type == socket.SOCK_DGRAM
-
-
-def claim(environ: MutableMapping[str, str]) -> None:
-    """Keep what was inherited from the processes that apps start, sd_listen_fds(3)."""
-    count = environ.get("LISTEN_FDS", "0")
-    for fd in range(FIRST_FD, FIRST_FD + int(count) if count.isdecimal() else FIRST_FD):
+        Raises:
+            ListenError: nothing was inherited under that number or name, or it is no socket that can serve.
+        """
+        fd = int(address.path) if address.path.isdecimal() else self.names.get(address.path)
+        if fd is None:
+            known = ", ".join(self.names) or "none"
+            raise ListenError(f"cannot serve {address}: no socket of that name was inherited; there are {known}")
+        if fd not in self.fds:
+            raise ListenError(f"cannot serve {address}: descriptor {fd} was not inherited; pass it to the server")
         try:
-            os.set_inheritable(fd, False)
-        except OSError:  # there are fewer than the variable says
-            break
+            sock = socket.socket(fileno=os.dup(fd))
+        except OSError as error:
+            raise ListenError(f"cannot serve {address}: descriptor {fd} is no socket: {error.strerror}") from error
+        reason = _unfit(sock)
+        if reason:
+            sock.close()
+            raise ListenError(f"cannot serve {address}: {reason}")
+        sock.setblocking(False)
+        if sock.type == socket.SOCK_DGRAM and sock.family != socket.AF_UNIX:
+            set_datagram_options(sock)
+        return sock
+
+    def is_datagram(self, address: Address) -> bool:
+        """Whether an address stands for datagrams; of an inherited one the socket tells.
+
+        Raises:
+            ListenError: nothing was inherited under that number or name.
+        """
+        if not address.is_inherited:
+            return address.is_datagram
+        with self.find(address) as sock:
+            return sock.type == socket.SOCK_DGRAM
+
+
+def _unfit(sock: socket.socket) -> str:
+    if sock.type == socket.SOCK_DGRAM:
+        return ""
+    if sock.type != socket.SOCK_STREAM:
+        return "it is neither a stream nor a datagram socket"
+    is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return "" if is_listening else "the socket does not listen; call listen(2) before exec"
+
+
+def take_inheritance(environ: Mapping[str, str]) -> Inheritance:
+    """Find out what is open, before anything of our own is, and keep it from the programs that apps start."""
+    names: dict[str, int] = {}
+    count = environ.get("LISTEN_FDS", "")
+    if count.isdecimal() and environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid()):
+        given = environ.get("LISTEN_FDNAMES", "").split(":")[: int(count)]
+        names = {name: FIRST_FD + place for place, name in reversed(list(enumerate(given))) if name}
+    fds = {int(name) for name in os.listdir("/proc/self/fd") if int(name) >= FIRST_FD}
+    mine = frozenset(fd for fd in fds if os.path.exists(f"/proc/self/fd/{fd}"))  # listdir's own is gone again
+    for fd in mine:
+        os.set_inheritable(fd, False)
+    return Inheritance(mine, names)

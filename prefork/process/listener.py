@@ -21,7 +21,7 @@ from prefork.config import ListenerConfig
 from prefork.errors import ListenError
 from prefork.process import binding, steering
 from prefork.process.flows import spread_flows
-from prefork.process.inherited import find_inherited
+from prefork.process.inherited import Inheritance
 
 TCP_INFO_UNACKED = 24  # offset of tcpi_unacked in struct tcp_info, linux/tcp.h
 SO_MEMINFO = 55  # socket(7): SK_MEMINFO_VARS numbers, of which the last counts what was dropped
@@ -31,7 +31,9 @@ SK_MEMINFO_DROPS, SK_MEMINFO_VARS = 8, 9  # linux/sock_diag.h
 class Listener:
     """A bound address and the sockets of its slots."""
 
-    def __init__(self, config: ListenerConfig, address: Address, slots: int) -> None:
+    def __init__(
+        self, config: ListenerConfig, address: Address, slots: int, inheritance: Inheritance | None = None
+    ) -> None:
         """Bind the address; nobody is served before a worker watches the sockets.
 
         Raises:
@@ -45,10 +47,11 @@ class Listener:
         self.sockets: list[socket.socket] = []
         self._where: Any = None
         self._inode = 0
+        self._groups: set[str] = set()
         if address.is_inherited:
-            self.sockets.append(find_inherited(address, os.environ))
+            self.sockets.append((inheritance or Inheritance()).find(address))
         elif address.is_unix:
-            self.sockets.append(binding.open_unix(address, config.socket))
+            self.sockets.append(binding.open_unix(address, config.socket, config.name))
             self._inode = 0 if address.is_abstract else os.lstat(address.path).st_ino
         else:
             self._bind(config, slots)
@@ -63,8 +66,7 @@ class Listener:
         except OSError as error:
             raise ListenError(self._complaint(error)) from error
         try:
-            binding.join(self.sockets[0], config.socket.multicast, self.name)
-            self.grow(slots, config)
+            self.prepare(slots, config)
         except ListenError:
             self.close()
             raise
@@ -105,6 +107,21 @@ class Listener:
 
     # --- more sockets, and fewer ---
 
+    def prepare(self, slots: int, config: ListenerConfig) -> None:
+        """Have what a config needs, while the one that serves loses nothing.
+
+        Groups that were joined for a reload that is refused are left with the next one that is not.
+
+        Raises:
+            ListenError: the kernel gives no further socket, a group cannot be joined, there is no such owner.
+        """
+        if self.address.is_unix:
+            binding.check_owner(config.socket, self.name)
+        if self.address.scheme == "udp":
+            binding.join(self.sockets[0], set(config.socket.multicast) - self._groups, self.name)
+            self._groups |= set(config.socket.multicast)
+        self.grow(slots, config)
+
     def grow(self, slots: int, config: ListenerConfig) -> None:
         """Have a socket for each of so many slots; those that are there stay.
 
@@ -143,7 +160,7 @@ class Listener:
         """Set the options on sockets that serve already; their connections inherit them, tcp(7).
 
         Raises:
-            ListenError: a multicast group cannot be joined.
+            OSError: the kernel refuses one.
         """
         self.name = config.name
         self._steer = config.steer
@@ -154,8 +171,8 @@ class Listener:
                 sock.listen(config.socket.backlog)  # a second listen(2) changes the backlog and loses nothing
         if self.address.is_unix and not self.address.is_abstract:
             binding.set_owner(self.address.path, config.socket)
-        if self.is_datagram and not self.is_shared:
-            binding.join(self.sockets[0], config.socket.multicast, self.name)
+        binding.leave(self.sockets[0], self._groups - set(config.socket.multicast))
+        self._groups &= set(config.socket.multicast)
 
     # --- who comes to which socket ---
 

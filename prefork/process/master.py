@@ -27,7 +27,6 @@ from prefork.process.control import ControlServer
 from prefork.process.course import Course, Ending
 from prefork.process.crew import Crew, Death
 from prefork.process.foundry import Foundry
-from prefork.process.inherited import claim
 from prefork.process.kernel import Kernel
 from prefork.process.messages import Drain
 from prefork.process.pidfile import PidFile
@@ -71,13 +70,13 @@ class Master:
             source,
             Crew(kernel, clock, self._selector, scoreboard),
             Foundry(kernel, clock, self._selector),
-            Ports(),
+            Ports(source.inheritance),
             clock,
             lambda: self._current.config.timeouts.delay,
         )
         self._kernel = kernel
         plan = Plan(1, config, app_directories(loaded.path), scoreboard, handler, kernel, os.getpid())
-        self._current = build_generation(1, loaded, plan, handler)
+        self._current = build_generation(1, loaded, plan, handler, source.inheritance)
         self._course = Course(self._current.count, clock)
         self._reloads = Reloads()
         self._held: list[Any] = []  # what is closed at the end, the last first
@@ -114,7 +113,8 @@ class Master:
         for death in crew.take_deaths():
             self._on_death(death)
         self._step_reload()
-        foundry.tend(self._course.target.generation)
+        if self._course.ending < Ending.DRAINING:
+            foundry.tend(self._course.target.generation)
         self._step_ending()
         self._recycle()
         while actions := [a for a in reconcile(crew.roster, self._course.target, self._clock()) if self._can(a)]:
@@ -148,7 +148,6 @@ class Master:
     def _boot(self) -> None:
         config = self._current.config
         setproctitle("prefork: master")
-        claim(os.environ)
         self._signals = SignalInbox()
         self._held.append(self._signals)
         self._selector.register(self._signals, selectors.EVENT_READ, lambda: None)

@@ -13,6 +13,7 @@ from prefork.address import parse_address
 from prefork.config import Config, ListenerConfig
 from prefork.errors import ListenError, PreforkError
 from prefork.process.coverage import Assignment, Group, cover
+from prefork.process.inherited import Inheritance
 from prefork.process.listener import Listener
 from prefork.process.messages import Cover, Uncover
 from prefork.process.roster import WorkerRecord
@@ -42,7 +43,8 @@ def key_of(config: ListenerConfig) -> str:
 class Ports:
     """Opens, covers, steers and closes the listeners."""
 
-    def __init__(self) -> None:
+    def __init__(self, inheritance: Inheritance) -> None:
+        self._inheritance = inheritance
         self._listeners: dict[str, Listener] = {}
         self._harbours: dict[int, Harbour] = {}
         self._is_unsteerable = False
@@ -64,9 +66,9 @@ class Ports:
                 key = key_of(chosen)
                 harbour.names[key] = chosen.name
                 if key not in self._listeners:
-                    self._listeners[key] = Listener(chosen, parse_address(chosen.bind), slots)
+                    self._listeners[key] = Listener(chosen, parse_address(chosen.bind), slots, self._inheritance)
                     harbour.opened.append(key)
-                self._listeners[key].grow(slots, chosen)
+                self._listeners[key].prepare(slots, chosen)
         except ListenError:
             self.abandon(generation)
             raise
@@ -135,7 +137,8 @@ class Ports:
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel had no room for, ever."""
-        return self._dropped_before + sum(listener.dropped for listener in self._listeners.values())
+        listeners = (*self._listeners.values(), *(listener for _, listener in self._removed))
+        return self._dropped_before + sum(listener.dropped for listener in listeners)
 
     def assign(self, ready: Sequence[WorkerRecord], paused: Sequence[WorkerRecord], wanted: int) -> None:
         """Tell the workers what to watch, as far as that has changed.

@@ -20,7 +20,7 @@ from prefork.log import LineHandler, build_handler, open_log
 from prefork.process.cpus import count_workers
 from prefork.process.crew import Crew
 from prefork.process.foundry import Foundry
-from prefork.process.inherited import is_datagram
+from prefork.process.inherited import Inheritance
 from prefork.process.plan import Plan, app_directories
 from prefork.process.ports import Ports
 from prefork.process.privileges import check_may_become, resolve_identity
@@ -39,6 +39,7 @@ class Source:
     path: str
     sets: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    inheritance: Inheritance = field(default_factory=Inheritance)
 
     def read(self) -> Loaded:
         """Read and check the config.
@@ -136,7 +137,9 @@ class Reload:
             loaded = staff.source.read()
             self._check_fixed(loaded.config)
             self._log = self._open_log(loaded.config)
-            generation = build_generation(self.number, loaded, self._current.plan, self._log)
+            generation = build_generation(
+                self.number, loaded, self._current.plan, self._log, staff.source.inheritance
+            )
             slots = max(generation.count, self._running)
             staff.ports.prepare(self.number, loaded.config, slots)
             self.generation = generation
@@ -219,7 +222,9 @@ class Reload:
         return {"generation": self.number, "phase": self._phase.value, "starting": starting}
 
 
-def build_generation(number: int, loaded: Loaded, like: Plan, handler: LineHandler) -> Generation:
+def build_generation(
+    number: int, loaded: Loaded, like: Plan, handler: LineHandler, inheritance: Inheritance
+) -> Generation:
     """Return a generation of a config, with what stays the same taken from another.
 
     Raises:
@@ -239,7 +244,7 @@ def build_generation(number: int, loaded: Loaded, like: Plan, handler: LineHandl
         open_keylog(str(keylog), owner)
     for warning in describe_warnings(securities.values()):
         log.warning("%s", warning)
-    datagrams = {c.name for c in config.listeners if is_datagram(parse_address(c.bind), os.environ)}
+    datagrams = find_datagrams(loaded, inheritance)
     plan = dataclasses.replace(
         like,
         generation=number,
@@ -247,6 +252,24 @@ def build_generation(number: int, loaded: Loaded, like: Plan, handler: LineHandl
         directories=directories,
         log=handler,
         securities=securities,
-        datagrams=frozenset(datagrams),
+        datagrams=datagrams,
     )
     return Generation(plan, count_workers(config.workers))
+
+
+def find_datagrams(loaded: Loaded, inheritance: Inheritance) -> frozenset[str]:
+    """Return the names of the listeners that have datagrams.
+
+    Raises:
+        ListenError: a socket was not inherited.
+        ConfigError: datagrams are to speak TLS, or to be cut into frames.
+    """
+    found = set()
+    for index, listener in enumerate(loaded.config.listeners):
+        if not inheritance.is_datagram(parse_address(listener.bind)):
+            continue
+        found.add(listener.name)
+        if listener.tls is not None or listener.framing.name != "raw":
+            where = loaded.at("listeners", index, "tls" if listener.tls is not None else "framing")
+            raise ConfigError([f"{where}: {listener.bind} has datagrams: neither TLS nor a framing is for them"])
+    return frozenset(found)
