@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmark.catalogue import MEASUREMENTS, Options, workers
+from tools.benchmark.catalogue import MEASUREMENTS, Options, bursts, handshake, tls, workers
+from tools.benchmark.certificate import Certificate
 from tools.benchmark.command import duration, measurement_names, parser, positive, worker_counts
 from tools.benchmark.figures import TIMES
-from tools.benchmark.load import Outcome, parse_outcome
+from tools.benchmark.load import GENERATORS, Outcome, parse_outcome
 from tools.benchmark.machine import machine_line, parse_cpu_model
-from tools.benchmark.server import Prefork, Running, found, prefork_conf
-from tools.benchmark.workshop import last_line
+from tools.benchmark.measurement import RESUMED
+from tools.benchmark.server import ECHO, ECHO_UDP, Prefork, Running, found, prefork_conf
+from tools.benchmark.workshop import HERE, Program, last_line
 
 STATUS = {
     "pid": 10,
@@ -29,7 +31,7 @@ STATUS = {
 
 def test_without_options_everything_is_measured() -> None:
     asked = parser().parse_args([])
-    assert asked.only == ["echo", "connect", "memory", "lines", "workers"]
+    assert asked.only == ["echo", "connect", "memory", "lines", "workers", "tls", "handshake", "udp", "bursts"]
     assert asked.workers == [1, 2, 4, 8, 16]
 
 
@@ -76,8 +78,42 @@ def test_workers_are_compared_with_the_fewest_of_the_same_server() -> None:
     assert list(four.against.values()) == ["C epoll, 2 workers"]
 
 
+def test_a_resumed_handshake_is_compared_with_the_full_one_of_the_same_server() -> None:
+    table = handshake(Options(rounds=1, seconds=1.0, workers=[1])).table()
+    full, resumed = table.row("prefork callback, full"), table.row("prefork callback, resumed")
+    assert full is not None
+    assert resumed is not None
+    assert list(full.against.values()) == ["uvloop protocol, full"]
+    assert list(resumed.against.values()) == ["uvloop protocol, resumed", "prefork callback, full"]
+
+
+def test_only_handshakes_show_how_many_were_resumed() -> None:
+    tables = {name: create(Options(1, 1.0, [1])).table() for name, create in MEASUREMENTS.items()}
+    assert [name for name, table in tables.items() if RESUMED in table.figures] == ["handshake"]
+
+
+def test_answers_of_one_size_are_compared_with_those_of_the_same_size() -> None:
+    table = tls(Options(rounds=1, seconds=1.0, workers=[1])).table()
+    assert len(table.rows) == 8
+    assert all(
+        peer.rpartition(", ")[2] == row.name.rpartition(", ")[2]
+        for row in table.rows
+        for peer in row.against.values()
+    )
+
+
+def test_a_burst_costs_by_the_datagram() -> None:
+    measurement = bursts(Options(rounds=1, seconds=1.0, workers=[1]))
+    assert next(iter(measurement.figures)) == "µs per datagram"
+
+
 def test_a_line_of_the_load_is_an_outcome() -> None:
-    assert parse_outcome("138436 2 1.000323\n") == Outcome(138_436, 2, 1.000323)
+    assert parse_outcome("138436 2 1.000323 7\n") == Outcome(138_436, 2, 1.000323, 7)
+
+
+@pytest.mark.parametrize("program", [ECHO, ECHO_UDP, *GENERATORS.values()], ids=lambda program: program.name)
+def test_the_sources_of_every_program_are_there(program: Program) -> None:
+    assert [source for source in program.sources if not (HERE / source).exists()] == []
 
 
 def test_only_ready_workers_serve_and_all_others_stand_beside() -> None:
@@ -89,6 +125,21 @@ def test_the_configuration_names_what_is_measured() -> None:
     assert lines[0] == "workers: 4"
     assert "    framing: lines" in lines
     assert 'control: "/run/a b.sock"' in lines
+
+
+def test_a_listener_with_tls_is_given_the_certificate() -> None:
+    certificate = Certificate(Path("/run/a b/cert.pem"), Path("/run/a b/key.pem"))
+    server = Prefork("x", "prefork.apps.echo:Echo", transport="tls")
+    lines = prefork_conf(server, Path("/run/x.sock"), certificate).splitlines()
+    assert "    bind: tls://127.0.0.1:0" in lines
+    assert '    tls: {cert: "/run/a b/cert.pem", key: "/run/a b/key.pem"}' in lines
+
+
+def test_a_listener_for_datagrams_has_neither_framing_nor_tls() -> None:
+    conf = prefork_conf(Prefork("x", "prefork.apps.echo:datagram", transport="udp"), Path("/run/x.sock"))
+    assert "    bind: udp://127.0.0.1:0" in conf.splitlines()
+    assert "framing" not in conf
+    assert "tls" not in conf
 
 
 def test_the_model_of_the_cpu_is_told_or_its_architecture() -> None:

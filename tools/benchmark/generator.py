@@ -1,160 +1,101 @@
-"""The load generator without a compiler: generator.py exchange|connect PORT CONNECTIONS BYTES LINE_BYTES
+"""The load generator without a compiler: generator.py tcp|tls|udp KIND PORT CONNECTIONS BYTES PIECE_BYTES
 
-The arguments, the lines read and the lines written are those of load.c, which says what they mean.
+The arguments after the first, the lines read and the lines written are those of load.c, which says what they mean.
 
-Knows: the whole content of every answer; each request carries its own number.
-Does not know: partial sends. A request goes into the send buffer of an idle connection, BYTES <= 4096.
+Knows: what is in flight, and when a run is over.
+Does not know: protocols; those are the clients' matter.
 """
 
 from __future__ import annotations
 
 import select
-import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+
+from tools.benchmark.client import Client, Plan, WrongAnswer
+from tools.benchmark.client_tcp import TcpClient
+from tools.benchmark.client_tls import TlsClient
+from tools.benchmark.client_udp import UdpClient
 
 MAX_ERRORS = 100
 STALL = 3.0  # seconds without any answer that end a run
-STAMP_BYTES = 8
 SOURCES = 8
-
-# linux/in.h; not in Python's socket module before 3.14
-IP_BIND_ADDRESS_NO_PORT = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to send, and to whom."""
-
-    is_connect: bool
-    port: int
-    connections: int
-    size: int
-    line_size: int
-
-
-class Slot:
-    """One connection after another, one request at a time."""
-
-    __slots__ = ("body", "got", "number", "request", "sock")
-
-    def __init__(self, plan: Plan, index: int) -> None:
-        self.sock: socket.socket | None = None
-        self.number = self.got = 0
-        body = bytearray(97 + (index + i * 7) % 26 for i in range(plan.size))
-        if plan.line_size:
-            body[plan.line_size - 1 :: plan.line_size] = b"\n" * (plan.size // plan.line_size)
-        self.body = bytes(body[STAMP_BYTES:])
-        self.request = bytes(body)
-
-    def stamp(self) -> bytes:
-        self.number += 1
-        if self.body:
-            self.request = b"%08x" % self.number + self.body
-        else:
-            self.request = bytes([97 + self.number % 26]) * len(self.request)
-        return self.request
+KINDS: Mapping[str, type[Client]] = {"tcp": TcpClient, "tls": TlsClient, "udp": UdpClient}
 
 
 class Generator:
-    """A closed loop over all slots."""
+    """A closed loop over all clients."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, clients: Sequence[Client], is_exchange: bool) -> None:
+        self.clients = clients
+        self.is_exchange = is_exchange
         self.poll = select.epoll()
-        self.slots = [Slot(plan, index) for index in range(plan.connections)]
-        self.by_fd: dict[int, Slot] = {}
-        self.opened = self.in_flight = self.operations = self.errors = 0
+        self.by_fd: dict[int, Client] = {}
+        self.opened = self.in_flight = self.operations = self.errors = self.resumed = 0
 
-    def _open(self, slot: Slot) -> socket.socket:
+    def _open(self, client: Client) -> None:
         # Clients that close first leave their port in TIME_WAIT: one source address has some 28,000 of them.
-        source = f"127.0.0.{1 + self.opened % SOURCES}"
+        fd = client.connect(f"127.0.0.{1 + self.opened % SOURCES}").fileno()
         self.opened += 1
-        sock = socket.socket()
+        self.by_fd[fd] = client
+        self.poll.register(fd, client.events)
+
+    def _send(self, client: Client) -> None:
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind((source, 0))
-            sock.connect(("127.0.0.1", self.plan.port))
-            sock.setblocking(False)
+            if client.sock is None:
+                self._open(client)
+            client.send()
         except OSError:
-            sock.close()
-            raise
-        self.by_fd[sock.fileno()] = slot
-        self.poll.register(sock.fileno(), select.EPOLLIN)
-        slot.sock = sock
-        return sock
-
-    def _close(self, slot: Slot) -> None:
-        if slot.sock is None:
-            return
-        del self.by_fd[slot.sock.fileno()]
-        slot.sock.close()
-        slot.sock = None
-
-    def _send(self, slot: Slot) -> None:
-        slot.got = 0
-        try:
-            sock = slot.sock or self._open(slot)
-            if sock.send(slot.stamp()) == self.plan.size:
-                self.in_flight += 1
-                return
-        except OSError:
-            pass  # counted below, as a short send is
-        self.errors += 1
-        self._close(slot)
-
-    def _receive(self, slot: Slot) -> bytes | None:
-        if slot.sock is None:
-            return None
-        try:
-            return slot.sock.recv(self.plan.size - slot.got + 1)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
-    def _take(self, slot: Slot) -> bool:
-        """Return whether the slot may send again."""
-        data = self._receive(slot)
-        if data is None:
-            return False
-        if not data or slot.request[slot.got : slot.got + len(data)] != data:
-            self.in_flight -= 1
             self.errors += 1
-            self._close(slot)
-            return True
-        slot.got += len(data)
-        if slot.got < self.plan.size:
+            client.close()
+            return
+        client.is_waiting = True
+        self.in_flight += 1
+
+    def _take(self, client: Client) -> bool:
+        """Return whether the client may send again."""
+        if not client.is_waiting:
             return False
+        try:
+            if not client.take():
+                return False
+        except (OSError, WrongAnswer):
+            self.errors += 1
+            client.close()
+        else:
+            self.operations += 1
+            self.resumed += client.is_resumed
+            if not self.is_exchange:
+                client.close()
+        client.is_waiting = False
         self.in_flight -= 1
-        self.operations += 1
-        if self.plan.is_connect:
-            self._close(slot)
         return True
 
     def run(self, seconds: float) -> str:
         start = last_answer = moment = time.monotonic()
         end = start + seconds
-        self.operations = self.errors = self.in_flight = 0
-        for slot in self.slots:
-            self._send(slot)
+        self.operations = self.errors = self.resumed = self.in_flight = 0
+        for client in self.clients:
+            self._send(client)
         while self.in_flight > 0 and self.errors < MAX_ERRORS and moment - last_answer < STALL:
             events = self.poll.poll(0.1)
             moment = time.monotonic()
             if events:
                 last_answer = moment
             for fd, _ in events:
-                slot = self.by_fd[fd]
-                if self._take(slot) and moment < end and self.errors < MAX_ERRORS:
-                    self._send(slot)
-        return f"{self.operations} {self.errors + self.in_flight} {time.monotonic() - start:.6f}"
+                client = self.by_fd[fd]
+                if self._take(client) and moment < end and self.errors < MAX_ERRORS:
+                    self._send(client)
+        failed = self.errors + self.in_flight
+        return f"{self.operations} {failed} {time.monotonic() - start:.6f} {self.resumed}"
 
 
-def main(arguments: list[str]) -> None:
-    kind, *numbers = arguments
-    generator = Generator(Plan(kind == "connect", *map(int, numbers)))
+def main(arguments: Sequence[str]) -> None:
+    transport, kind, *numbers = arguments
+    plan = Plan(kind, *map(int, numbers))
+    clients = [KINDS[transport](plan, index) for index in range(plan.connections)]
+    generator = Generator(clients, kind == "exchange")
     for line in sys.stdin:
         print(generator.run(float(line.split()[1])), flush=True)
 

@@ -7,10 +7,12 @@ Does not know: the figures.
 from __future__ import annotations
 
 import platform
+import ssl
 from importlib import metadata
 from pathlib import Path
 
 from tools.benchmark.accounting import has_schedstat
+from tools.benchmark.load import OPENSSL
 from tools.benchmark.workshop import Workshop
 
 PACKAGES = ("uvloop", "gevent")
@@ -32,6 +34,15 @@ def version(package: str) -> str:
         return "not installed"
 
 
+def generators(shop: Workshop) -> str:
+    """Return in which language the load is sent."""
+    if shop.compiler is None:
+        return "load generator in Python: no C compiler"
+    if not shop.has_header(OPENSSL):
+        return f"load generator in C, for TLS in Python: no {OPENSSL}"
+    return "load generator in C"
+
+
 def describe(shop: Workshop) -> dict[str, str]:
     """Return what the machine is, by names that a reader understands."""
     pinned = f"server on CPU {shop.server_cpu}, load on CPU {shop.load_cpu}"
@@ -40,7 +51,8 @@ def describe(shop: Workshop) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         **{package: version(package) for package in PACKAGES},
-        "load": "load generator in C" if shop.compiler else "load generator in Python: no C compiler",
+        "tls": ssl.OPENSSL_VERSION,
+        "load": generators(shop),
         "pinning": pinned if shop.has_own_cpu else "one CPU only: server and load share it",
         "account": "CPU by schedstat" if has_schedstat() else "CPU by utime + stime: the kernel has no schedstat",
     }

@@ -16,15 +16,29 @@ from tools.benchmark.server import Server
 from tools.benchmark.workshop import Failure, Unavailable, Workshop
 
 WARM_UP = 0.2
+RESUMED = "resumed %"
 Say = Callable[[str], None]
+Sampling = Callable[[Workshop, Server], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A server that takes part, and for each ratio the name of the one it is compared with."""
+    """One row: a server under a load.
+
+    Attributes:
+        against: for each ratio, by its heading, the name of the row it is compared with.
+        sample: measures a server once.
+        suffix: what tells it from another row of the same server.
+    """
 
     server: Server
     against: Mapping[str, str]
+    sample: Sampling
+    suffix: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.server.name}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +46,20 @@ class Measurement:
     """What to measure on whom.
 
     Attributes:
-        figures: headings of what `sample` returns, and how many decimals each shows.
-        rounds: how often each server has its turn.
+        figures: headings of what samples hold, and how many decimals each shows.
+        rounds: how often each entry has its turn.
     """
 
     name: str
     title: str
     figures: Mapping[str, int]
     entries: Sequence[Entry]
-    sample: Callable[[Workshop, Server], Mapping[str, float]]
     rounds: int
 
     def table(self) -> Table:
         """Return an empty table for the results."""
         headings = dict.fromkeys(heading for entry in self.entries for heading in entry.against)
-        rows = [Row(entry.server.name, entry.against) for entry in self.entries]
+        rows = [Row(entry.name, entry.against) for entry in self.entries]
         return Table(self.name, self.title, self.figures, list(headings), rows)
 
 
@@ -72,17 +85,19 @@ class Throughput:
     Attributes:
         noun: what an operation is called.
         per_exchange: operations in one exchange of the load.
+        has_handshakes: whether each operation is a connection with a handshake, of which some are resumed.
     """
 
     work: Work
     seconds: float
     noun: str
     per_exchange: int = 1
+    has_handshakes: bool = False
 
     @property
     def figures(self) -> dict[str, int]:
         columns = {f"µs per {self.noun}": 2, f"{self.noun}s/s": 0, "CPU %": 0, "others' CPU %": 0}
-        return columns | {"master + mold µs": 3}
+        return columns | {"master + mold µs": 3} | ({RESUMED: 1} if self.has_handshakes else {})
 
     def sample(self, shop: Workshop, server: Server) -> Mapping[str, float]:
         """Measure one server between two moments at which nothing is in flight."""
@@ -102,7 +117,7 @@ class Throughput:
     def _costs(self, spent: Spent) -> dict[str, float]:
         operations = spent.outcome.operations * self.per_exchange
         to_percent = 100 / (spent.outcome.seconds * NANOSECONDS)
-        per_operation, rate, own, others, supervision = self.figures
+        per_operation, rate, own, others, supervision, *_ = self.figures
         costs = {
             per_operation: spent.serving_ns / operations / 1e3,
             rate: operations / spent.outcome.seconds,
@@ -112,20 +127,22 @@ class Throughput:
             costs[others] = max(0.0, (spent.cpu_ns - spent.serving_ns) * to_percent)
         if spent.supervising_ns is not None:
             costs[supervision] = spent.supervising_ns / operations / 1e3
+        if self.has_handshakes:
+            costs[RESUMED] = 100 * spent.outcome.resumed / operations
         return costs
 
 
-def turn(measurement: Measurement, shop: Workshop, row: Row, server: Server, number: int) -> str:
+def turn(shop: Workshop, table: Table, row: Row, entry: Entry, number: int) -> str:
     """Measure one server once, and return a word on the outcome."""
     try:
-        costs = measurement.sample(shop, server)
+        costs = entry.sample(shop, entry.server)
     except Unavailable as reason:
         row.absence = str(reason)
     except (Failure, OSError) as failure:
         row.absence, row.is_failed = str(failure), True
     else:
         row.samples.append(Sample(number, costs))
-        heading, decimals = next(iter(measurement.figures.items()))
+        heading, decimals = next(iter(table.figures.items()))
         return f"{costs[heading]:,.{decimals}f} {heading}"
     return f"no figure, {row.absence}"
 
@@ -136,5 +153,5 @@ def run(measurement: Measurement, shop: Workshop, table: Table, say: Say) -> Non
         for entry, row in zip(measurement.entries, table.rows, strict=True):
             if row.absence is not None:
                 continue
-            word = turn(measurement, shop, row, entry.server, number)
+            word = turn(shop, table, row, entry, number)
             say(f"{measurement.name} {number + 1}/{measurement.rounds}  {row.name}: {word}")

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tools.benchmark.accounting import family, start_time, wait_until
+from tools.benchmark.certificate import Certificate, self_signed
 from tools.benchmark.workshop import (
     HERE,
     Failure,
+    Program,
     Workshop,
     environment,
     last_line,
@@ -32,6 +34,8 @@ from tools.benchmark.workshop import (
 BOOT_TIMEOUT = 20.0
 STOP_TIMEOUT = 5.0
 STATUS_TIMEOUT = 5.0
+ECHO = Program("echo", ("echo.c",))
+ECHO_UDP = Program("echo_udp", ("echo_udp.c",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +109,24 @@ class Server(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Script(Server):
-    """A peer in Python."""
+    """A peer in Python.
+
+    Attributes:
+        has_tls: whether it is given a certificate, as its last two arguments.
+    """
 
     script: str
     arguments: tuple[str, ...] = ()
     package: str | None = None
+    has_tls: bool = False
 
     def command(self, shop: Workshop) -> list[str]:
         shop.require(self.package)
-        return python(str(HERE / "peers" / self.script), *self.arguments)
+        command = python(str(HERE / "peers" / self.script), *self.arguments)
+        if not self.has_tls:
+            return command
+        files = self_signed(shop)
+        return [*command, str(files.cert), str(files.key)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +136,21 @@ class Floor(Server):
     processes: int = 1
 
     def command(self, shop: Workshop) -> list[str]:
-        return [str(shop.compiled("echo")), str(self.processes)]
+        return [str(shop.compiled(ECHO)), str(self.processes)]
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramFloor(Server):
+    """The echo server in C for datagrams.
+
+    Attributes:
+        kind: `single` or `segmented`, see echo_udp.c.
+    """
+
+    kind: str
+
+    def command(self, shop: Workshop) -> list[str]:
+        return [str(shop.compiled(ECHO_UDP)), self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +158,14 @@ class Prefork(Server):
     """This project's server, by its command line."""
 
     app: str
-    framing: str = "raw"
+    framing: str | None = None
     workers: int = 1
+    transport: str = "tcp"
 
     def command(self, shop: Workshop) -> list[str]:
         conf = shop.file(".yaml")
-        conf.write_text(prefork_conf(self, conf.with_suffix(".sock")))
+        certificate = self_signed(shop) if self.transport == "tls" else None
+        conf.write_text(prefork_conf(self, conf.with_suffix(".sock"), certificate))
         return python("-m", "prefork", "run", str(conf))
 
     def wait_ready(self, booting: Booting) -> Running:
@@ -156,18 +185,25 @@ class Prefork(Server):
         return found(statuses[-1], family(process.pid))
 
 
-def prefork_conf(server: Prefork, control: Path) -> str:
+def prefork_conf(server: Prefork, control: Path, certificate: Certificate | None = None) -> str:
     """Return the configuration file for a measurement; a JSON string is a YAML string."""
-    return f"""\
-workers: {server.workers}
-listeners:
-  - name: bench
-    bind: tcp://127.0.0.1:0
-    app: {server.app}
-    framing: {server.framing}
-control: {json.dumps(str(control))}
-log: {{level: warning}}
-"""
+    listener = [f"bind: {server.transport}://127.0.0.1:0", f"app: {server.app}"]
+    if server.framing is not None:
+        listener.append(f"framing: {server.framing}")
+    if certificate is not None:
+        cert, key = json.dumps(str(certificate.cert)), json.dumps(str(certificate.key))
+        listener.append(f"tls: {{cert: {cert}, key: {key}}}")
+    return "\n".join(
+        [
+            f"workers: {server.workers}",
+            "listeners:",
+            "  - name: bench",
+            *(f"    {line}" for line in listener),
+            f"control: {json.dumps(str(control))}",
+            "log: {level: warning}",
+            "",
+        ]
+    )
 
 
 def ask_status(control: Path) -> dict[str, Any] | None:

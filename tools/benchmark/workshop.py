@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-COMPILE_TIMEOUT = 60.0
+TOOL_TIMEOUT = 60.0
 LINE_TIMEOUT = 20.0
 
 
@@ -30,6 +31,22 @@ class Unavailable(Exception):
 
 class Failure(Exception):
     """A server or a load did not do what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program in C.
+
+    Attributes:
+        sources: files of this package.
+        libraries: what it is linked with.
+        header: one of those libraries, without which it cannot be made.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+    header: str | None = None
 
 
 class Workshop:
@@ -62,23 +79,34 @@ class Workshop:
         self._serial += 1
         return self.directory / f"{self._serial}{suffix}"
 
-    def compiled(self, name: str) -> Path:
-        """Return the program made of a C file of this package.
+    def compiled(self, program: Program) -> Path:
+        """Return the executable file of a program.
 
         Raises:
-            Unavailable: there is no compiler.
-            Failure: the compiler refuses the file.
+            Unavailable: there is no compiler, or not what the program needs.
+            Failure: the compiler refuses it.
         """
-        program = self.directory / name
-        if program.exists():
-            return program
+        made = self.directory / program.name
+        if made.exists():
+            return made
         if self.compiler is None:
             raise Unavailable("no C compiler")
-        command = [self.compiler, "-O2", "-o", str(program), str(HERE / f"{name}.c")]
-        built = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT, check=False)
+        if program.header is not None and not self.has_header(program.header):
+            raise Unavailable(f"no {program.header}")
+        sources = [str(HERE / source) for source in program.sources]
+        libraries = [f"-l{library}" for library in program.libraries]
+        built = run_tool([self.compiler, "-O2", "-o", str(made), *sources, *libraries])
         if built.returncode != 0:
-            raise Failure(f"cannot compile {name}.c: {last_line(built.stderr)}")
-        return program
+            raise Failure(f"cannot compile {program.name}: {last_line(built.stderr)}")
+        return made
+
+    def has_header(self, header: str) -> bool:
+        """Return whether the compiler finds a header."""
+        if self.compiler is None:
+            return False
+        source = self.file(".c")
+        source.write_text(f"#include <{header}>\n")
+        return run_tool([self.compiler, "-E", "-o", os.devnull, str(source)]).returncode == 0
 
     def require(self, package: str | None) -> None:
         """Raise Unavailable if this interpreter has no such package."""
@@ -108,7 +136,14 @@ class Workshop:
 
     def start_load(self, command: Sequence[str]) -> subprocess.Popen[str]:
         """Start a process on the CPU of the load that is spoken to by its stdin and stdout."""
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
+
+
+def run_tool(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end: a compiler, or another that makes something."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT, check=False)
 
 
 def environment() -> dict[str, str]:
