@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 INET = ("tcp", "tls", "udp")
 UNIX = ("unix", "unixgram")
 SCHEMES = (*INET, *UNIX, "fd")
-MAX_UNIX_PATH_BYTES = 106  # sun_path less its NUL, unix(7), and less a byte for the name that comes first
+MAX_UNIX_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
 FORMS = "tcp://host:port, tls://host:port, udp://host:port, unix:///path, unixgram:///path or fd://N"
 
 

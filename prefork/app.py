@@ -12,7 +12,6 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from prefork.config.model import ListenerConfig
 from prefork.errors import ConfigError
 
 
@@ -86,20 +85,19 @@ def recognise(app: Any, name: str, is_datagram: bool = False) -> AppKind:
     return kinds[is_async, count]
 
 
-def check_app(app: Any, listener: ListenerConfig, is_datagram: bool) -> AppKind:
-    """Return the kind of a listener's app.
+def check_framing(app: Any, kind: AppKind, name: str, is_framed: bool) -> AppKind:
+    """Return the kind of an app of a stream listener.
 
     Raises:
-        ConfigError: it is of no kind that can be served, or cannot have the listener's framing.
+        ConfigError: it cannot have frames, and the listener has a framing.
     """
-    kind = recognise(app, listener.app, is_datagram)
-    framing, reason = listener.framing.name, ""
-    if framing != "raw" and kind is AppKind.STREAMS:
-        reason = f"a (reader, writer) handler reads bytes, not {framing}; write async def f(conn)"
-    if framing != "raw" and kind is AppKind.PROTOCOL and not hasattr(app, "frame_received"):
-        reason = f"with framing {framing} it needs a method frame_received(self, frame)"
+    reason = ""
+    if is_framed and kind is AppKind.STREAMS:
+        reason = "a (reader, writer) handler reads bytes, not frames; write async def f(conn), or framing: raw"
+    if is_framed and kind is AppKind.PROTOCOL and not hasattr(app, "frame_received"):
+        reason = "with a framing it needs a method frame_received(self, frame)"
     if reason:
-        raise ConfigError([f"cannot serve app {listener.app}: {reason}"])
+        raise ConfigError([f"cannot serve app {name}: {reason}"])
     return kind
 
 

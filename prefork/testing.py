@@ -135,6 +135,10 @@ class MemoryTransport(asyncio.Transport):
         self._is_closing = False
 
     @property
+    def is_mid_frame(self) -> bool:
+        return bool(getattr(self.protocol, "is_mid_frame", False))
+
+    @property
     def has_answered(self) -> bool:
         return self.owes is False
 

@@ -153,8 +153,11 @@ def _open_context(tls: Tls, pair: _Pair, authorities: str | None) -> ssl.SSLCont
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 1  # a resumed handshake gives one, too; OpenSSL's second costs 3 % of a full one
     _load(context, pair)
-    if tls.alpn:
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # many clients end without a goodbye, and still want an answer
+    try:
         context.set_alpn_protocols(list(tls.alpn))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError([f"cannot offer tls.alpn {', '.join(tls.alpn)[:100]}: {error}"]) from error
     if authorities is not None:
         try:
             context.load_verify_locations(authorities)
@@ -185,9 +188,11 @@ def _load(context: ssl.SSLContext, pair: _Pair) -> None:
         raise ConfigError([f"cannot load {where}: {_reason(error)}"]) from error
 
 
+NOT_ITS_KEY = "the key is not the certificate's; use the two that belong together"
 _REASONS = {
-    "KEY_VALUES_MISMATCH": "the key is not the certificate's; use the two that belong together",
-    "NO_START_LINE": "it holds no PEM certificate or key",
+    "KEY_VALUES_MISMATCH": NOT_ITS_KEY,
+    "NO_CERTIFICATE_ASSIGNED": NOT_ITS_KEY,
+    "NO_START_LINE": "it holds no PEM certificate, or no key: set `key`",
     "EE_KEY_TOO_SMALL": "the key is too small; make one of 2048 bits of RSA, or of P-256",
     "CA_MD_TOO_WEAK": "it is signed with a weak hash; renew it",
 }
@@ -195,7 +200,9 @@ _REASONS = {
 
 def _reason(error: Exception) -> str:
     name = getattr(error, "reason", None) or ""
-    return _REASONS.get(name) or name.replace("_", " ").lower() or "it holds no PEM certificate or key"
+    return (
+        _REASONS.get(name) or name.replace("_", " ").lower() or "it holds no PEM certificate, or no key: set `key`"
+    )
 
 
 def _name_choice(

@@ -115,7 +115,13 @@ class Tls:
         "with client_ca: whether a client without a certificate is refused",
         choices=("required", "optional"),
     )
-    alpn: tuple[str, ...] = setting((), Kind.STRINGS, "protocols offered by ALPN, best first")
+    alpn: tuple[str, ...] = setting(
+        (),
+        Kind.STRINGS,
+        "protocols offered by ALPN, best first",
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        form="1 to 255 ASCII characters",
+    )
     sni: tuple[NamedCertificate, ...] = setting(
         (), Kind.CERTIFICATES, "certificates of further server names, {name: {cert: …, key: …}}"
     )

@@ -30,7 +30,7 @@ _CHARACTER = rf"[^{_REFUSED}]"
 
 STRING_PATTERN = rf"^{_CHARACTER}+$"
 APP_PATTERN = rf"^{_DOTTED}:{_DOTTED}$"
-_UNIX_PATH = rf"(/{_CHARACTER}{{0,104}}[^/{_REFUSED}]|@{_CHARACTER}{{1,105}})"  # sun_path, unix(7)
+_UNIX_PATH = rf"(/{_CHARACTER}{{0,105}}[^/{_REFUSED}]|@{_CHARACTER}{{1,106}})"  # sun_path, unix(7)
 BIND_PATTERN = rf"^((tcp|tls|udp)://{_HOST}:{_PORT}|unix(gram)?://{_UNIX_PATH}|fd://[^/{_REFUSED}]+)$"
 SERVER_NAME_PATTERN = r"^(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*$"  # RFC 6125, 6.4.3
 STEER_PATTERN = r"^(0|[1-9][0-9]{0,4}):([1-9][0-9]{0,4})$"

@@ -109,7 +109,10 @@ def _string(key: Key) -> dict[str, Any]:
 
 
 def _list_of(pattern: str) -> Callable[[Key], dict[str, Any]]:
-    return lambda _key: {"type": "array", "items": {"type": "string", "pattern": pattern}}
+    return lambda key: {
+        "type": "array",
+        "items": {"type": "string", "pattern": key.bounds.get("pattern", pattern)},
+    }
 
 
 def _framing(_key: Key) -> dict[str, Any]:

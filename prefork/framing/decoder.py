@@ -38,7 +38,11 @@ class Decoder(Protocol):
 
     @property
     def pending(self) -> int:
-        """Bytes of a frame that has begun and not ended."""
+        """Bytes of a frame that has begun and not ended; 1 while it is passed over."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the frame that is pending began with what was fed last."""
 
     @property
     def refusal(self) -> RemoteProtocolError | None:

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
@@ -65,9 +66,9 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     if hasattr(value, "__struct_fields__"):
-        return {name: getattr(value, name) for name in value.__struct_fields__}
+        return import_module("msgspec").to_builtins(value)
     raise TypeError(f"a {type(value).__name__} has no form in JSON")
 
 
@@ -83,6 +84,10 @@ class JsonDecoder:
     @property
     def pending(self) -> int:
         return self._lines.pending
+
+    @property
+    def has_begun(self) -> bool:
+        return self._lines.has_begun
 
     @property
     def refusal(self) -> RemoteProtocolError | None:
@@ -106,12 +111,17 @@ class JsonDecoder:
             return check(value)
         except Exception as error:  # noqa: BLE001  # user code, and what it stumbles over is the peer's
             is_told = isinstance(error, ValueError | TypeError)
-            told = " ".join(str(error).split()) if is_told else "it is not as it should be"
-            return Complaint(f"cannot read a line: the check refuses it, {type(error).__name__}", self._tell(told))
+            told = " ".join(str(error).split()) if is_told else ""
+            return Complaint(
+                f"cannot read a line: the check refuses it, {type(error).__name__}",
+                self._tell(told or "it is not as it should be"),
+            )
 
     def _tell(self, reason: str) -> bytes:
-        short = reason.encode("ascii", "backslashreplace")[:MAX_REASON].decode()
-        return json.dumps({"error": short}).encode() + b"\n"
+        safe = "".join(
+            c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in reason[:MAX_REASON]
+        )
+        return json.dumps({"error": safe}).encode() + b"\n"
 
 
 def read_finite(text: str) -> float:

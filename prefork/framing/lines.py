@@ -52,13 +52,14 @@ class Lines:
 class LineDecoder:
     """Cuts a stream into lines."""
 
-    __slots__ = ("_edge", "_framing", "_is_skipping", "_parts", "pending", "refusal")
+    __slots__ = ("_edge", "_framing", "_is_skipping", "_parts", "has_begun", "pending", "refusal")
 
     def __init__(self, framing: Lines) -> None:
         self._framing = framing
         self._parts = bytearray()  # of a frame that is not whole
         self._edge = b""  # their last bytes, in which a delimiter may have begun
         self._is_skipping = False
+        self.has_begun = False
         self.pending = 0
         self.refusal: RemoteProtocolError | None = None
 
@@ -68,6 +69,7 @@ class LineDecoder:
             raise self.refusal
         framing = self._framing
         if self._is_skipping:
+            self.has_begun = False
             data = self._skip(data)
         if self._parts:
             if framing.delimiter not in self._edge + data:
@@ -113,14 +115,16 @@ class LineDecoder:
         """Keep the begin of a line; return a complaint if that is too long already."""
         if not data:
             return []
+        self.has_begun = not self.pending
         self._parts += data
         self.pending += len(data)
         self._edge = self._end_of(self._edge + data)
         # Of the longest frame the tail may hold all, and its delimiter but the last byte.
         if self.pending <= self._framing.max_bytes + len(self._framing.delimiter) - 1:
             return []
-        complaint = self._refuse(self.pending, is_first)
+        size, self.pending = self.pending, 0
         self._parts.clear()
+        complaint = self._refuse(size, is_first)
         if complaint is None:
             return []
         self._is_skipping, self.pending = True, SKIPPED

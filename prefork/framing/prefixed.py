@@ -13,6 +13,7 @@ from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.framing.decoder import Complaint, Over
 
 VARINT_BYTES = 10  # of 64 bits, seven in each byte
+SKIPPED = 1  # a frame that is passed over has begun, whatever its size
 DIGITS = b"0123456789"
 
 Bounds = tuple[int, int]  # where a frame starts and ends; behind it stands the framing's trailer
@@ -152,7 +153,7 @@ class Fixed(Prefixed):
 class PrefixedDecoder:
     """Cuts a stream into frames of known size."""
 
-    __slots__ = ("_framing", "_needed", "_parts", "_skip", "_trailer", "pending", "refusal")
+    __slots__ = ("_framing", "_needed", "_parts", "_skip", "_trailer", "has_begun", "pending", "refusal")
 
     def __init__(self, framing: Prefixed) -> None:
         self._framing = framing
@@ -160,6 +161,7 @@ class PrefixedDecoder:
         self._needed = 0  # bytes, until there is more to say of it
         self._skip = 0  # bytes of a frame that is passed over
         self._trailer = b""  # what comes next, behind a frame that was passed over
+        self.has_begun = False
         self.pending = 0
         self.refusal: RemoteProtocolError | None = None
 
@@ -167,11 +169,13 @@ class PrefixedDecoder:
         """Return the frames that are whole now, see `Decoder.feed`."""
         if self.refusal is not None:
             raise self.refusal
+        self.has_begun = False
         frames: list[Any] = []
         try:
             if self._skip or self._trailer:
                 data = self._pass(data)
-            if self._parts:
+            had = len(self._parts)
+            if had:
                 self._parts += data
                 self.pending += len(data)
                 if self.pending < self._needed:
@@ -179,7 +183,8 @@ class PrefixedDecoder:
                 data = bytes(self._parts)
                 self._parts.clear()
                 self.pending = 0
-            self._cut(data, frames)
+            last = self._cut(data, frames)
+            self.has_begun = self.pending > 0 and last >= had
         except RemoteProtocolError as error:
             self.refusal = error
             if not frames:
@@ -190,36 +195,39 @@ class PrefixedDecoder:
         """Return what comes behind a frame that is passed over."""
         passed = min(self._skip, len(data))
         self._skip -= passed
-        data = data[passed:]
-        if not self._skip and data and self._trailer:
-            check_trailer(data[: len(self._trailer)], self._trailer)
-            data = data[len(self._trailer) :]
+        trailer = self._trailer
+        if not self._skip and passed < len(data) and trailer:
+            check_trailer(data[passed : passed + len(trailer)], trailer)
+            passed += len(trailer)
             self._trailer = b""
-        self.pending = self._skip + len(self._trailer)
-        return data
+        self.pending = SKIPPED if self._skip or self._trailer else 0
+        return data[passed:]
 
-    def _cut(self, data: bytes, frames: list[Any]) -> None:
+    def _cut(self, data: bytes, frames: list[Any]) -> int:
+        """Cut what is whole; return where the last frame began."""
         framing, at, size = self._framing, 0, len(data)
-        trailer = framing.trailer
+        trailer, begin = framing.trailer, 0
         while at < size:
+            begin = at
             bounds = framing.measure(data, at)
             if bounds is None:
                 self._keep(data[at:], size - at + 1)
-                return
+                break
             start, end = bounds
-            after = end + len(trailer)
+            at = end + len(trailer)
             if end - start > framing.max_bytes:
                 frames.append(self._refuse(end - start))
-                self._skip, self._trailer = max(0, end - start), trailer
-                at = size - len(self._pass(data[start:]))
-            elif after > size:
-                self._keep(data[at:], after - at)
-                return
-            else:
-                if trailer:
-                    check_trailer(data[end:after], trailer)
+                if at > size:
+                    self._skip, self._trailer, self.pending = max(0, end - size), trailer, SKIPPED
+                    break
+            elif at > size:
+                self._keep(data[begin:], at - begin)
+                break
+            if trailer:
+                check_trailer(data[end:at], trailer)
+            if end - start <= framing.max_bytes:
                 frames.append(data[start:end])
-                at = after
+        return begin
 
     def _keep(self, rest: bytes, needed: int) -> None:
         self._parts += rest

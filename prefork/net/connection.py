@@ -153,14 +153,13 @@ class Connection(Inlet):
         if self.tls is not None or (context is None and security is None):
             reason = "it is spoken already" if self.tls else "the listener has no certificate; set `tls:`"
             raise LocalProtocolError(f"cannot start TLS: {reason}")
-        if self._has_unread():
-            raise RemoteProtocolError("cannot start TLS: the peer has sent plain bytes behind its request")
         if context is None and security is not None:
             await self._transport.upgrade(security.context, security.alpn)
         else:
             await self._transport.upgrade(context)
 
-    def _has_unread(self) -> bool:
+    def has_unread(self) -> bool:
+        """Whether bytes have come that nobody has read."""
         return bool(self._input)
 
     async def _wait_writable(self) -> None:
@@ -250,13 +249,15 @@ class FramedConnection(Connection):
     def __anext__(self) -> Generator[Any, None, bytes]:
         if self._has_complaints:
             yield from self._pass_complaints()
-        if not self._input:
+        elif not self._input:
             if self._is_odd or self._wakeup is not None:
                 self._check_next()
             self._asyncio_future_blocking = True
             yield self
-            if not self._input:
-                self._stop()
+            if self._has_complaints:
+                yield from self._pass_complaints()
+        if not self._input:
+            self._stop()
         if self._is_held:
             self._release()
         frame: bytes = self._input.pop()
@@ -290,10 +291,8 @@ class FramedConnection(Connection):
             self._hold()
             self.end_input(error)
             return
-        if not self._decoder.pending:
-            self.frame_begun = None
-        elif frames or self.frame_begun is None:
-            self.frame_begun = self._service.now
+        pending = self._decoder.pending
+        self.frame_begun = self._service.when_begun(self.frame_begun, self._decoder) if pending else None
         if not frames:
             return
         if self._has_complaints or Complaint in map(type, frames):
@@ -324,31 +323,29 @@ class FramedConnection(Connection):
 
     @types.coroutine
     def _pass_complaints(self) -> Generator[Any, None, None]:
-        """Answer the complaints that come before the next frame; wait while the peer is slow to read them."""
-        self._check_reader()
-        self._answer_complaints()
-        while self._is_complaint_next:
+        """Answer the complaints that come before the next frame, and wait for that, or for the end."""
+        while not self._answer_complaints():
+            if not self._input:
+                if self._end is not None:
+                    return
+                self._check_next()
+            else:
+                self._check_reader()
             self._asyncio_future_blocking = True
             yield self
-            self._answer_complaints()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._has_complaints and self.is_waiting and (self._answer_complaints() or self._end is not None):
             self._wake()
 
-    def end_input(self, reason: BaseException | None = None) -> None:
-        if reason is not None or not self._decoder.pending:
-            super().end_input(reason)
-
-    def _has_unread(self) -> bool:
+    def has_unread(self) -> bool:
         return bool(self._input or self._decoder.pending)
 
-    def _check_next(self) -> None:
-        if self._decoder.pending and self._end is None:
-            self._check_reader()
-        else:
-            super()._check_next()
+    @property
+    def is_mid_frame(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._decoder.pending)
 
     def _release(self) -> None:
         if len(self._input) <= 1:

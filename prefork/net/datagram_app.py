@@ -97,50 +97,71 @@ class _Protocols:
     def __init__(self, factory: Callable[[], asyncio.DatagramProtocol], service: Service) -> None:
         self._factory = factory
         self._service = service
-        self._protocols: dict[DatagramSocket, asyncio.DatagramProtocol] = {}
+        self._endpoints: dict[DatagramSocket, Endpoint] = {}
 
     def open(self, sock: DatagramSocket) -> None:
-        self._protocols[sock] = protocol = self._factory()  # what it raises ends the worker: it cannot serve
-        protocol.connection_made(Endpoint(sock, protocol))
-        sock.open(protocol.datagram_received)
+        protocol = self._factory()  # what it raises ends the worker: it cannot serve
+        self._endpoints[sock] = endpoint = Endpoint(sock, protocol, self._service)
+        protocol.connection_made(endpoint)
+        sock.open(endpoint.receiver)
 
     def close(self, sock: DatagramSocket) -> None:
-        protocol = self._protocols.pop(sock, None)
-        if protocol is None:
-            return
-        try:
-            protocol.connection_lost(None)
-        except USER_ERRORS as error:
-            self._service.report_datagram(error, "itself")
+        self._endpoints.pop(sock).lose()
 
 
 class Endpoint(asyncio.DatagramTransport):
     """A datagram socket with the methods of `asyncio.DatagramTransport`."""
 
-    def __init__(self, sock: DatagramSocket, protocol: asyncio.DatagramProtocol) -> None:
+    def __init__(self, sock: DatagramSocket, protocol: asyncio.DatagramProtocol, service: Service) -> None:
         super().__init__({"socket": sock.socket, "sockname": sock.socket.getsockname()})
         self._socket = sock
-        self._protocol: asyncio.BaseProtocol = protocol
+        self._service = service
+        self._protocol: Any = protocol
+        self._is_closing = False
+        self._is_lost = False
+
+    @property
+    def receiver(self) -> Callable[[bytes, Any], object]:
+        """What gets the datagrams."""
+        receiver: Callable[[bytes, Any], object] = self._protocol.datagram_received
+        return receiver
 
     def sendto(self, data: Bytes, addr: Any = None) -> None:
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if addr is None:
             raise ValueError("cannot send: a server's socket has no peer of its own; give the address")
-        self._socket.outbox.send(data, addr)
+        if not self._is_closing:
+            self._socket.outbox.send(data, addr)
 
     def close(self) -> None:
         """Read no more; the listener's socket itself stays with the server."""
-        self._socket.pause()
+        if not self._is_closing:
+            self._is_closing = True
+            self._socket.hold()
+            self._service.site.loop.call_soon(self.lose)
 
     def abort(self) -> None:
         self.close()
 
+    def lose(self) -> None:
+        """Tell the protocol, once, that it is over."""
+        self._is_closing = True
+        if self._is_lost:
+            return
+        self._is_lost = True
+        try:
+            self._protocol.connection_lost(None)
+        except USER_ERRORS as error:
+            self._service.report_datagram(error, "itself")
+
     def is_closing(self) -> bool:
-        return self._socket.outbox.is_closed
+        return self._is_closing
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
+        self._socket.give_to(self.receiver)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
+        protocol: asyncio.BaseProtocol = self._protocol
+        return protocol

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prefork.net.loop import READABLE, WRITABLE
-from prefork.net.outbox import Bytes, Outbox
+from prefork.net.outbox import Bytes, Outbox, UnixOutbox
 from prefork.net.service import USER_ERRORS, Service
 from prefork.scoreboard import Cell
 
@@ -22,6 +22,7 @@ BATCH = 64  # reads per event; then others have their turn, and epoll reports th
 LAST_BATCHES = 256  # more than any receive buffer holds of small datagrams; a flood must not hold up the end
 MAX_BYTES = 65_536  # above the largest of UDP, 65,507
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
+UNIX_BYTES = 1 << 20  # twice net.core.wmem_max and more
 ANCILLARY_BYTES = 128  # an inherited socket may have been told to give more than the size of what is joined
 
 Receiver = Callable[[bytes, Any], object]
@@ -73,7 +74,9 @@ class DatagramSocket:
     """
 
     __slots__ = (
+        "_buffer",
         "_function",
+        "_is_finishing",
         "_is_held",
         "_is_joined",
         "_is_wanted",
@@ -91,9 +94,12 @@ class DatagramSocket:
         self._receiver: Receiver = drop
         self._is_wanted = False  # by the master
         self._is_held = False  # by an app that has enough to do
+        self._is_finishing = False  # nobody comes after this worker
         self._mask = 0
         self._is_joined = is_joined(sock)
-        self.outbox = Outbox(sock, service, self._wait_writable)
+        self._buffer = bytearray(UNIX_BYTES if sock.family == socket.AF_UNIX else 0)
+        kind = UnixOutbox if sock.family == socket.AF_UNIX else Outbox
+        self.outbox = kind(sock, service, self._wait_writable)
 
     @property
     def socket(self) -> socket.socket:
@@ -121,17 +127,25 @@ class DatagramSocket:
     def release(self) -> None:
         self._is_held = False
         self._listen()
+        if self._is_finishing:
+            self.finish()
+
+    def give_to(self, receiver: Receiver) -> None:
+        """Let somebody else receive what comes from now on."""
+        self._receiver = receiver
 
     def _listen(self) -> None:
         is_reading = self._is_wanted and not self._is_held and not self.outbox.is_closed
         self._set_mask(self._mask | READABLE if is_reading else self._mask & ~READABLE)
 
     def finish(self) -> None:
-        """Read what is there, then no more."""
+        """Read what is there, as far as the app has room for it, then no more."""
+        self._is_finishing = True
         for _ in range(LAST_BATCHES):
             if not self._mask & READABLE or not self._read():
                 break
-        self.pause()
+        if not self._is_held:
+            self.pause()
 
     def close(self) -> None:
         """Send what can be sent at once, and close."""
@@ -178,7 +192,14 @@ class DatagramSocket:
         return count
 
     def _read_one(self) -> int:
-        data, peer = self._socket.recvfrom(MAX_BYTES)
+        if not self._buffer:
+            data, peer = self._socket.recvfrom(MAX_BYTES)
+        else:  # of a unix socket they may be as large as their sender's buffer
+            size, _, flags, peer = self._socket.recvmsg_into([self._buffer])
+            if flags & socket.MSG_TRUNC:
+                self._service.site.tally.count(Cell.SKIPPED)
+                return 1
+            data = bytes(memoryview(self._buffer)[:size])
         self._deliver((data,), peer)
         return 1
 

@@ -14,7 +14,10 @@ from prefork.net.service import Service
 
 
 class FramedProtocol(asyncio.Protocol):
-    """Stands between a transport and the app's protocol; `transport.write_frame(frame)` answers."""
+    """Stands between a transport and the app's protocol; `transport.write_frame(frame)` answers.
+
+    All frames of one read are given, though the protocol pauses its transport in between: a read's worth at most.
+    """
 
     def __init__(self, protocol: Any, framing: Framing, service: Service) -> None:
         if not hasattr(protocol, "frame_received"):
@@ -27,6 +30,14 @@ class FramedProtocol(asyncio.Protocol):
         self.frame_begun: float | None = None  # when the frame that is not whole yet began to arrive
         if hasattr(protocol, "drain_requested"):
             self.drain_requested = protocol.drain_requested
+
+    @property
+    def is_mid_frame(self) -> bool:
+        return self._decoder.pending > 0
+
+    def has_unread(self) -> bool:
+        """Whether a frame has begun to come."""
+        return self._decoder.pending > 0
 
     @property
     def app_protocol(self) -> Any:
@@ -43,7 +54,7 @@ class FramedProtocol(asyncio.Protocol):
         except RemoteProtocolError as error:
             self._refuse(error)
             return
-        self.frame_begun = self._service.when_begun(self.frame_begun, self._decoder.pending, bool(frames))
+        self.frame_begun = self._service.when_begun(self.frame_begun, self._decoder)
         for frame in frames:
             if self._transport.is_closing():
                 return
@@ -51,7 +62,7 @@ class FramedProtocol(asyncio.Protocol):
                 self._service.answer_complaint(frame, self._transport)
             else:
                 self._protocol.frame_received(frame)
-        if self._decoder.refusal is not None:
+        if self._decoder.refusal is not None and not self._transport.is_closing():
             self._refuse(self._decoder.refusal)
 
     def _refuse(self, error: RemoteProtocolError) -> None:

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from prefork.app import AppKind, recognise
+from prefork.app import AppKind, check_framing, recognise
+from prefork.errors import RemoteProtocolError
 from prefork.net.connection import Connection, FramedConnection
 from prefork.net.framed_protocol import FramedProtocol
 from prefork.net.service import USER_ERRORS, ProtocolFactory, Service
@@ -21,7 +22,7 @@ def build_protocol_factory(app: Any, service: Service) -> ProtocolFactory:
     Raises:
         ConfigError: the app is of no known kind.
     """
-    kind = recognise(app, service.name)
+    kind = check_framing(app, recognise(app, service.name), service.name, service.framing is not None)
     if kind is AppKind.CONNECTION:
         return _Coroutines(app, service)
     if kind is AppKind.STREAMS:
@@ -45,6 +46,25 @@ class _Coroutines:
         return self._type(self._service, self._handler)
 
 
+class StreamProtocol(asyncio.StreamReaderProtocol):
+    """asyncio's own protocol of a (reader, writer) handler, which can say whether anything is left to read."""
+
+    def __init__(self, reader: asyncio.StreamReader, *arguments: Any, **options: Any) -> None:
+        super().__init__(reader, *arguments, **options)
+        self.has_unread = lambda: take_unread(reader)
+
+
+def take_unread(reader: asyncio.StreamReader) -> bool:
+    """Return whether bytes have come that nobody has read; one is taken: the connection is refused then."""
+    step = reader.read(1)
+    try:
+        step.send(None)
+    except StopIteration as end:
+        return bool(end.value)
+    step.close()
+    return False
+
+
 class _Streams:
     """Makes asyncio's own reader and writer for each client."""
 
@@ -55,7 +75,7 @@ class _Streams:
     def __call__(self) -> asyncio.BaseProtocol:
         loop = self._service.site.loop
         reader = asyncio.StreamReader(limit=self._service.limits.frame, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, self._run, loop=loop)
+        return StreamProtocol(reader, self._run, loop=loop)
 
     async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport: Any = writer.transport
@@ -65,7 +85,9 @@ class _Streams:
             raise
         except USER_ERRORS as error:
             lost = reader.exception()
-            if lost is None or lost not in (error, error.__cause__):  # else the transport has told it
+            if isinstance(error, RemoteProtocolError):
+                self._service.report_peer(error, transport.serial, transport.peer)
+            elif lost is None or lost not in (error, error.__cause__):  # else the transport has told it
                 self._service.report_error(error, transport.serial, transport.peer)
         finally:
             writer.close()

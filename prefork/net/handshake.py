@@ -6,6 +6,7 @@ Knows: a socket, a context, the deadline. Does not know: protocols, what is said
 from __future__ import annotations
 
 import math
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from prefork.net.loop import EDGE, READABLE, WRITABLE
 from prefork.net.service import Service
 from prefork.net.tls_socket import TlsSocket
 from prefork.scoreboard import Cell
+
+ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # nothing more comes, epoll_ctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Arrival:
 class Handshake:
     """Watches a socket until TLS is agreed upon, refused, or too late."""
 
-    __slots__ = ("_alpn", "_arrival", "_context", "_fd", "_mask", "_seen", "_service", "_tls", "deadline")
+    __slots__ = ("_alpn", "_arrival", "_context", "_fd", "_mask", "_service", "_tls", "deadline")
 
     def __init__(self, arrival: Arrival, context: ssl.SSLContext, service: Service, alpn: tuple[str, ...]) -> None:
         self._arrival = arrival
@@ -43,24 +46,29 @@ class Handshake:
         self._alpn = alpn
         self._tls: TlsSocket | None = None
         self._fd = arrival.sock.fileno()
-        self._seen = 0  # bytes of the client's first words
-        self._mask = READABLE | EDGE if alpn else READABLE  # half a hello is looked at again when more has come
+        self._mask = (
+            READABLE | EDGE | ENDS if alpn else READABLE
+        )  # half a hello is looked at again when more comes
         now = service.site.loop.time()
         self.deadline = now + service.limits.handshake if service.limits.handshake else math.inf
-        under_way = service.site.handshakes
+        under_way = self._under_way
         if len(under_way) >= service.limits.handshakes:
             next(iter(under_way)).expire("limits.handshakes is reached, and it is the oldest")
         under_way[self] = None
+
+    @property
+    def _under_way(self) -> dict[Any, None]:
+        return self._service.site.handshakes.setdefault(self._service.name, {})
 
     @property
     def mask(self) -> int:
         """The events that it waits for."""
         return self._mask
 
-    def on_event(self, mask: int) -> None:  # noqa: ARG002  # OpenSSL finds out
+    def on_event(self, mask: int) -> None:
         try:
             if self._tls is None:
-                if self._alpn and not self._is_offer_known():
+                if self._alpn and not self._is_offer_known() and not mask & ENDS:
                     return
                 self._tls = self._wrap()
             self._tls.do_handshake()
@@ -87,9 +95,7 @@ class Handshake:
         if offer and not set(offer) & set(self._alpn):
             self._arrival.sock.send(NO_APPLICATION_PROTOCOL)
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "no application protocol in common")
-        has_grown = len(begun) > self._seen
-        self._seen = len(begun)
-        return offer is not None or not has_grown  # what comes to no more is for OpenSSL to refuse
+        return offer is not None
 
     def _wrap(self) -> TlsSocket:
         context = self._context
@@ -112,7 +118,7 @@ class Handshake:
 
     def _agree(self, sock: TlsSocket) -> None:
         self._expect(READABLE)
-        del self._service.site.handshakes[self]
+        del self._under_way[self]
         tally = self._service.site.tally
         tally.count(Cell.HANDSHAKES)
         if sock.session_reused:
@@ -121,7 +127,7 @@ class Handshake:
 
     def _fail(self, error: OSError) -> None:
         service, arrival = self._service, self._arrival
-        del service.site.handshakes[self]
+        del self._under_way[self]
         service.site.tally.count(Cell.UNSECURED)
         service.tell_peer(f"TLS handshake failed: {describe(error)}", arrival.serial, arrival.peer)
         sock = self._socket
@@ -137,12 +143,14 @@ class Handshake:
 
     def expire(self, reason: str = "limits.handshake has passed") -> None:
         """End it, if it has not ended: it is too late."""
-        if self in self._service.site.handshakes:
+        if self in self._under_way:
             self._fail(TimeoutError(reason))
 
 
 def describe(error: OSError) -> str:
     """Return why a handshake failed, in a few words without the peer's bytes."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
     reason = getattr(error, "reason", None)
     if isinstance(reason, str):
         return reason.replace("_", " ").lower()

@@ -18,7 +18,10 @@ from prefork.scoreboard import Cell
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 SEGMENT = struct.Struct("@H")
 MAX_SEGMENTS, MAX_JOINED_BYTES = 64, 65_507 - 8  # UDP_MAX_SEGMENTS; of one joined datagram
+FIRST_TRY_SECONDS, LAST_TRY_SECONDS = 0.001, 0.05  # for a unix peer that does not read
+NEVER = (OSError, TypeError, ValueError, OverflowError)  # no such peer, or no such address
 GATHERED_BYTES = 16_384  # larger ones are hardly joined
+MAX_DATAGRAM_BYTES = 65_507  # of UDP over IPv4
 OVERHEAD_BYTES = 64  # of each datagram that waits: a flood of empty ones is to have an end, too
 UNSENDABLE = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.ENOPROTOOPT})  # of a joined datagram
 
@@ -88,10 +91,12 @@ class Outbox:
                 self._gathered.append(data)
                 return
             self._flush_gathered()  # what can be changed by its owner, or be refused, is sent at once, in its turn
-        if self._queue:
-            self._keep(data, peer)
-        else:
+        if not self._queue:
             self._send_now(data, peer)
+        elif len(data) > MAX_DATAGRAM_BYTES:
+            raise ValueError(f"cannot send a datagram of {len(data)} bytes: it is too large")
+        else:
+            self._keep(data, peer)
 
     def send_many(self, datagrams: Sequence[Bytes], peer: Any) -> None:
         """Send several datagrams, with as few calls as the kernel allows.
@@ -147,13 +152,10 @@ class Outbox:
     def on_unsent(self, error: OSError, data: Bytes, peer: Any) -> None:
         """The kernel did not take a datagram: keep it, count it, or tell the app that it is too large.
 
-        A unix peer's own queue is full then: to wait for it would hold up all others.
-
         Raises:
             ValueError: it is.
         """
-        is_full = isinstance(error, BlockingIOError | InterruptedError)
-        if is_full and self._socket.family != socket.AF_UNIX:
+        if isinstance(error, BlockingIOError | InterruptedError):
             self._keep(data, peer)
         elif error.errno == errno.EMSGSIZE:
             raise ValueError(f"cannot send a datagram of {len(data)} bytes: it is too large") from error
@@ -179,7 +181,7 @@ class Outbox:
                 self._socket.sendto(data, peer)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:
+            except NEVER:
                 self._service.site.tally.count(Cell.UNSENT)
             self._queue.popleft()
             self._queued_bytes -= len(data) + OVERHEAD_BYTES
@@ -189,8 +191,79 @@ class Outbox:
     def close(self) -> None:
         """Send what there is room for; nothing is sent after that."""
         self.flush()
+        for _ in self._queue:
+            self._service.site.tally.count(Cell.UNSENT)
         self.is_closed = True
         self._set_direct()
+
+
+class UnixOutbox(Outbox):
+    """Sends the datagrams of a unix socket, each peer's in a queue of its own.
+
+    EAGAIN means that this one peer does not read, and EPOLLOUT says nothing of a socket without a peer: so it is
+    tried again, and one silent peer holds up nobody else (unix(7), net/unix/af_unix.c).
+    """
+
+    __slots__ = ("_delay", "_queues")
+
+    def __init__(self, sock: socket.socket, service: Service, wait_writable: Callable[[bool], None]) -> None:
+        super().__init__(sock, service, wait_writable)
+        self._queues: dict[Any, deque[Bytes]] = {}
+        self._delay = 0.0  # until the next try; 0: nothing waits
+
+    def send(self, data: Bytes, peer: Any) -> None:
+        if self.is_closed or peer is None:
+            return
+        if peer in self._queues:
+            self._keep(data, peer)
+        else:
+            self._send_now(data, peer)
+
+    def _keep(self, data: Bytes, peer: Any) -> None:
+        if self._queued_bytes + len(data) + OVERHEAD_BYTES > self._service.limits.buffer:
+            self._service.site.tally.count(Cell.UNSENT)
+            return
+        self._queues.setdefault(peer, deque()).append(bytes(data))
+        self._queued_bytes += len(data) + OVERHEAD_BYTES
+        if not self._delay:
+            self._try_after(FIRST_TRY_SECONDS)
+
+    def _try_after(self, seconds: float) -> None:
+        self._delay = seconds
+        self._service.site.loop.call_later(seconds, self._try_again)
+
+    def _try_again(self) -> None:
+        before, delay, self._delay = self._queued_bytes, self._delay, 0.0
+        self.flush()
+        if self._queues and not self.is_closed:
+            has_moved = self._queued_bytes < before
+            self._try_after(FIRST_TRY_SECONDS if has_moved else min(2 * delay, LAST_TRY_SECONDS))
+
+    def flush(self) -> None:
+        for peer, queue in list(self._queues.items()):
+            while queue:
+                try:
+                    self._socket.sendto(queue[0], peer)
+                except (BlockingIOError, InterruptedError):
+                    break
+                except NEVER:  # the peer is gone
+                    self._drop(queue)
+                    break
+                self._queued_bytes -= len(queue.popleft()) + OVERHEAD_BYTES
+            if not queue:
+                del self._queues[peer]
+
+    def _drop(self, queue: deque[Bytes]) -> None:
+        for data in queue:
+            self._queued_bytes -= len(data) + OVERHEAD_BYTES
+            self._service.site.tally.count(Cell.UNSENT)
+        queue.clear()
+
+    def close(self) -> None:
+        super().close()
+        for queue in self._queues.values():
+            self._drop(queue)
+        self._queues.clear()
 
 
 def runs(datagrams: Sequence[Bytes]) -> Iterator[Sequence[Bytes]]:

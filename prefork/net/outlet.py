@@ -81,6 +81,11 @@ class Outlet(asyncio.Transport):
         """Whether the peer's last words have an answer, which may be on its way."""
         return self.owes is False if self.held is None else bool(self.held)
 
+    @property
+    def is_mid_frame(self) -> bool:
+        """Whether the peer has begun a frame, which is to be answered before the end."""
+        return bool(getattr(self._protocol, "is_mid_frame", False))
+
     @abstractmethod
     def leave(self) -> None:
         """End between two exchanges."""
@@ -243,6 +248,11 @@ class Outlet(asyncio.Transport):
                 self._shut_down()
             elif not self._mask & WRITABLE:
                 self._flush_soon(self._open_buffer())
+
+    @property
+    def is_writing_paused(self) -> bool:
+        """Whether the protocol was told to wait."""
+        return self._buffer is not None and self._buffer.is_paused
 
     def can_write_eof(self) -> bool:
         return True

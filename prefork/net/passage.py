@@ -24,6 +24,7 @@ class Passage(asyncio.Protocol):
         self._was_reading = transport.is_reading()
         self._room: asyncio.Future[None] | None = None
         self._is_lost = False
+        self._was_paused = transport.is_writing_paused
         transport.flush_held()
         transport.pause_reading()
         transport.set_protocol(self)
@@ -49,6 +50,11 @@ class Passage(asyncio.Protocol):
         low, high = self._limits
         self._transport.set_protocol(self._protocol)
         self._transport.set_write_buffer_limits(high, low)
+        is_paused = self._transport.is_writing_paused
+        if is_paused and not self._was_paused:
+            self._protocol.pause_writing()
+        elif self._was_paused and not is_paused:
+            self._protocol.resume_writing()
         if self._was_reading:
             self._transport.resume_reading()
 

@@ -126,6 +126,9 @@ class Server:
     def stop_accepting(self) -> None:
         """Close the listening sockets, and read no more datagrams."""
         self._datagrams.pause()
+        self._close_acceptors()
+
+    def _close_acceptors(self) -> None:
         while self._acceptors:
             self._acceptors.popitem()[1].close()
 
@@ -136,7 +139,7 @@ class Server:
 
     def _let_leave(self, leave: tuple[float, float], on_done: Callable[[], None]) -> None:
         self._datagrams.finish()
-        self.stop_accepting()
+        self._close_acceptors()
         site = self.site
         now = site.loop.time()
         for service in self._services.values():
@@ -154,6 +157,6 @@ class Server:
         for transport in rest:
             self.site.tally.count(Cell.CUT)
             transport.cut()
-        for handshake in list(self.site.handshakes):
+        for handshake in [one for under_way in self.site.handshakes.values() for one in under_way]:
             handshake.expire("the server stops")
         self.site.loop.call_later(LAST_WORDS_SECONDS, on_done)

@@ -19,7 +19,7 @@ from typing import Any
 
 from prefork.config.model import Limits
 from prefork.errors import RemoteProtocolError
-from prefork.framing import Complaint, Framing
+from prefork.framing import Complaint, Decoder, Framing
 from prefork.net.fold import Fold
 from prefork.net.loop import Selector
 from prefork.net.tally import Tally
@@ -65,7 +65,7 @@ class Worksite:
     pool: ThreadPoolExecutor = field(init=False)
     handlers: int = 0  # coroutine handlers at work
     fold: Fold = field(default_factory=Fold)
-    handshakes: dict[Any, None] = field(default_factory=dict)  # TLS handshakes under way, the oldest first
+    handshakes: dict[str, dict[Any, None]] = field(default_factory=dict)  # under way by listener, the oldest first
     on_empty: Callable[[], None] | None = None  # called when a draining worker has nothing open
 
     def __post_init__(self) -> None:
@@ -102,12 +102,14 @@ class Departures:
     def is_due(self, transport: Any) -> bool:
         """Whether a connection that has just answered may say that this was its last answer."""
         at = self._times.get(transport)
-        return at is not None and transport.has_answered and time.monotonic() >= at
+        is_due = at is not None and transport.has_answered and time.monotonic() >= at
+        return is_due and not transport.is_mid_frame
 
     def is_quiet_due(self, transport: Any, quiet: float, now: float) -> bool:
         """Whether a connection has been idle for so long that a request is hardly on its way."""
         at = self._times.get(transport)
-        return at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and now >= at
+        is_due = at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and now >= at
+        return is_due and not transport.is_mid_frame
 
 
 class Service:
@@ -179,17 +181,15 @@ class Service:
     def _fold(self, what: str, message: str) -> None:
         self.site.fold.tell(self.log, re.sub("[0-9]+", "#", what), message, self.site.now)
 
-    def when_begun(self, before: float | None, pending: int, is_new: bool) -> float | None:
+    def when_begun(self, before: float | None, decoder: Decoder) -> float | None:
         """Return when the frame that is not whole yet began to arrive; None: there is none.
 
         Args:
             before: what this said the last time.
-            pending: its bytes so far.
-            is_new: other frames ended just before it.
         """
-        if not pending:
+        if not decoder.pending:
             return None
-        return self.now if is_new or before is None else before
+        return self.now if decoder.has_begun or before is None else before
 
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""

@@ -16,7 +16,7 @@ from typing import Any
 
 RECORD_BYTES = 16_384  # of plaintext, RFC 8446, 5.1: a read of less would leave bytes where epoll cannot see them
 RECORDS_PER_READ = 4
-RECORD_HEADER_BYTES = 5
+RECORD_HEADER_BYTES, APPLICATION_DATA = 5, 23  # RFC 8446, 5.1
 MAX_SMALL_RECORD_BYTES = 1024  # an alert has some 20 bytes, a ticket some 250
 TCP_CLOSE = 7  # tcpi_state of a connection that was reset; of one that was ended it is 8, CLOSE_WAIT
 TCP_CORK = socket.TCP_CORK
@@ -31,6 +31,7 @@ class TlsDetails:
     Attributes:
         version: `TLSv1.3` or `TLSv1.2`.
         cipher: name of the cipher suite.
+        bits: of its key.
         alpn: the protocol that ALPN chose (RFC 7301); None: none.
         server_name: that the client asked for (RFC 6066); None: none.
         peer_certificate: of the client, as `ssl.SSLSocket.getpeercert` gives it; None: it showed none.
@@ -39,6 +40,7 @@ class TlsDetails:
 
     version: str | None
     cipher: str
+    bits: int
     alpn: str | None
     server_name: str | None
     peer_certificate: dict[str, Any] | None
@@ -100,7 +102,8 @@ class TlsSocket(ssl.SSLSocket):
             header = socket.socket.recv(self, RECORD_HEADER_BYTES, socket.MSG_PEEK)
         except OSError:
             return False
-        return len(header) == RECORD_HEADER_BYTES and int.from_bytes(header[3:], "big") > MAX_SMALL_RECORD_BYTES
+        is_data = len(header) == RECORD_HEADER_BYTES and header[0] == APPLICATION_DATA
+        return is_data and int.from_bytes(header[3:], "big") > MAX_SMALL_RECORD_BYTES
 
     def send(self, data: Any, flags: int = 0) -> int:  # noqa: ARG002  # of a plain socket
         """Send as many records as the kernel takes; return how many bytes they hold."""
@@ -165,6 +168,7 @@ class TlsSocket(ssl.SSLSocket):
         return TlsDetails(
             version=self.version(),
             cipher=cipher[0] if cipher else "",
+            bits=cipher[2] if cipher else 0,
             alpn=self.selected_alpn_protocol(),
             server_name=self.server_name,
             peer_certificate=self.getpeercert() or None,

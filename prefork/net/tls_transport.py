@@ -93,9 +93,9 @@ class TlsTransport(StreamTransport):
         known: dict[str, Callable[[], Any]] = {
             "ssl_object": lambda: sock,
             "sslcontext": lambda: sock.context,
-            "cipher": lambda: (self.details.cipher, self.details.version, None),
+            "cipher": lambda: (self.details.cipher, self.details.version, self.details.bits),
             "compression": lambda: None,
-            "peercert": lambda: self.details.peer_certificate or {},
+            "peercert": lambda: self.details.peer_certificate,
         }
         return known[name]() if name in known else super().get_extra_info(name, default)
 

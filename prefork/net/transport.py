@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, BinaryIO
 
+from prefork.errors import RemoteProtocolError
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN, Outlet
@@ -241,9 +242,10 @@ class StreamTransport(Outlet):
         """
         quiet = now - self.touched
         service, departures = self._service, self._service.departures
-        if departures is not None and departures.is_quiet_due(self, quiet, now):
+        if departures is not None and departures.is_quiet_due(self, quiet, now) and not self._has_arrived():
             self.leave()
-        if 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False):
+        is_idle = 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False)
+        if is_idle and not self._has_arrived():
             self._time_out("no byte went in or out for limits.idle")
         elif self._phase == CLOSING and quiet > STALLED_SECONDS:
             self._time_out(f"the peer took nothing for {STALLED_SECONDS} s")
@@ -251,6 +253,13 @@ class StreamTransport(Outlet):
             begun = getattr(self._protocol, "frame_begun", None)
             if begun is not None and now - begun > service.limits.message:
                 self._time_out("a frame did not end within limits.message")
+
+    def _has_arrived(self) -> bool:
+        """Whether bytes wait to be read: where the loop has stood still, the silence was only ours."""
+        try:
+            return self._mask & READABLE != 0 and len(socket.socket.recv(self._socket, 1, socket.MSG_PEEK)) > 0
+        except OSError:
+            return False
 
     def _time_out(self, reason: str) -> None:
         self._service.report_timeout(reason, self.serial, self.peer)
@@ -311,12 +320,15 @@ class StreamTransport(Outlet):
             timeout: of the handshake; None: `limits.handshake`.
 
         Raises:
+            RemoteProtocolError: plain bytes came behind the request: they may be a third party's.
             OSError: it is not agreed upon, and the connection is lost.
         """
         from prefork.net.tls_transport import upgrade  # which is made of this class
 
         if self.is_closing():
             raise ConnectionResetError("cannot start TLS: the connection is closing")
+        if hasattr(self._protocol, "has_unread") and self._protocol.has_unread():
+            raise RemoteProtocolError("cannot start TLS: the peer has sent plain bytes behind its request")
         passage = Passage(self, self._service.site.loop)
         try:
             await passage.wait_sent()

@@ -21,7 +21,6 @@ from prefork.process.privileges import resolve_identity
 
 KEEPALIVE_INTERVAL_SECONDS = 15
 KEEPALIVE_PROBES = 4
-TEMPORARY = "~"  # behind a unix path until it is ready: one byte, for paths have few
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29  # linux/in.h, linux/in6.h
 
@@ -165,7 +164,7 @@ def _set_membership(sock: socket.socket, text: str, six: int, four: int) -> None
 
 
 def open_unix(address: Address, options: SocketOptions, name: str) -> socket.socket:
-    """Bind a temporary name, then rename it: the path is never without a server that answers.
+    """Bind a path, in place of what a server that is gone has left there, or an abstract name.
 
     Raises:
         ListenError: a server answers there already, or it cannot be bound.
@@ -184,26 +183,26 @@ def open_unix(address: Address, options: SocketOptions, name: str) -> socket.soc
             _bind_path(sock, address.path, options)
         if kind == socket.SOCK_STREAM:
             sock.listen(options.backlog)
-        if not address.is_abstract:
-            os.rename(address.path + TEMPORARY, address.path)
     except OSError as error:
         sock.close()
-        if not address.is_abstract and os.path.lexists(address.path + TEMPORARY):
-            os.unlink(address.path + TEMPORARY)
         raise ListenError(f"cannot listen on {address}: {describe_unix(error)}") from error
     return sock
 
 
 def _bind_path(sock: socket.socket, path: str, options: SocketOptions) -> None:
-    """Bind a name to which nobody else may send before it has its owner and its mode."""
-    if os.path.lexists(path + TEMPORARY):  # of a start that was killed
-        os.unlink(path + TEMPORARY)
+    """Bind a path to which nobody else may send before it has its owner and its mode."""
+    if os.path.lexists(path):
+        os.unlink(path)
     umask = os.umask(0o177)
     try:
-        sock.bind(path + TEMPORARY)
+        sock.bind(path)
     finally:
         os.umask(umask)
-    set_owner(path + TEMPORARY, replace(options, mode=0o777 & ~umask if options.mode is None else options.mode))
+    try:
+        set_owner(path, replace(options, mode=0o777 & ~umask if options.mode is None else options.mode))
+    except OSError:
+        os.unlink(path)
+        raise
 
 
 def describe_unix(error: OSError) -> str:

@@ -35,18 +35,15 @@ def fill_buckets(count: int) -> tuple[int, ...]:
     The table for one more socket differs from this one by the buckets that the new socket gets, and they are
     taken in turn from whoever has the most.
     """
-    owners = [0] * BUCKETS
-    for newcomer in range(1, count):
-        held = [owners.count(owner) for owner in range(newcomer)]
+    buckets = [list(range(BUCKETS))]  # of each socket
+    for newcomer in range(1, min(count, BUCKETS)):
+        share: list[int] = []
         for _ in range(BUCKETS // (newcomer + 1)):
-            richest = max(range(newcomer), key=lambda owner: (held[owner], -owner))
-            held[richest] -= 1
-            owners[_last_bucket_of(owners, richest)] = newcomer
-    return tuple(owners)
-
-
-def _last_bucket_of(owners: Sequence[int], owner: int) -> int:
-    return BUCKETS - 1 - list(reversed(owners)).index(owner)
+            richest = max(range(newcomer), key=lambda owner: len(buckets[owner]))
+            share.append(buckets[richest].pop())
+        buckets.append(sorted(share))
+    owners = {bucket: owner for owner, held in enumerate(buckets) for bucket in held}
+    return tuple(owners[bucket] for bucket in range(BUCKETS))
 
 
 def spread_flows(steer: Steer, count: int) -> list[Instruction]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from prefork.address import parse_address
-from prefork.app import check_app, import_app
+from prefork.app import import_app, recognise
 from prefork.config import Loaded
 from prefork.errors import ConfigError
+from prefork.process.loading import import_listener
 from prefork.process.plan import app_directories
 from prefork.process.securing import describe_warnings, secure
 
@@ -30,8 +31,9 @@ def inspect_config(loaded: Loaded) -> Findings:
     directories = app_directories(loaded.path)
     for index, listener in enumerate(loaded.config.listeners):
         try:
-            app = import_app(listener.app, directories)
-            kind = check_app(app, listener, parse_address(listener.bind).is_datagram)
+            is_datagram = parse_address(listener.bind).is_datagram
+            app = import_listener(listener, directories, is_datagram)[listener.app]
+            kind = recognise(app, listener.app, is_datagram)
             found.lines.append(f"{listener.name}: {listener.bind} -> {listener.app}, {kind.value}")
         except ConfigError as error:
             where = loaded.at("listeners", index, "app")

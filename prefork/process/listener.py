@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import sys
+from itertools import count
 from typing import Any
 
 from prefork.address import Address
@@ -48,6 +49,8 @@ class Listener:
         self._where: Any = None
         self._inode = 0
         self._groups: set[str] = set()
+        self._served: set[int] = set()  # slots of datagrams that have had a worker
+        self._flows = slots  # how many slots have flows
         if address.is_inherited:
             self.sockets.append((inheritance or Inheritance()).find(address))
         elif address.is_unix:
@@ -55,7 +58,7 @@ class Listener:
             self._inode = 0 if address.is_abstract else os.lstat(address.path).st_ino
         else:
             self._bind(config, slots)
-        self._kind = self.sockets[0].type
+        self._kind: int = self.sockets[0].type
 
     def _bind(self, config: ListenerConfig, slots: int) -> None:
         family, self._where = binding.resolve(self.address)
@@ -63,10 +66,13 @@ class Listener:
             binding.probe(family, self._kind_of_address, self._where)
             self.sockets.append(binding.open_inet(family, self._kind_of_address, self._where, config.socket))
             self._where = self.sockets[0].getsockname()  # with the port, if any was free
+            self._kind = self._kind_of_address
         except OSError as error:
             raise ListenError(self._complaint(error)) from error
         try:
             self.prepare(slots, config)
+            if self.address.is_datagram:
+                self.steer(tuple(range(slots)), slots)  # before the first flow has found its socket
         except ListenError:
             self.close()
             raise
@@ -188,15 +194,25 @@ class Listener:
         """
         if self.is_shared:
             return True
+        if self.is_datagram:
+            self._count_flows(slots, wanted)
         known = tuple(slot for slot in slots if slot < len(self.sockets))
-        count = max(1, min(wanted, len(self.sockets)))
-        aim: Any = (self._steer, count) if self.is_datagram else known
-        if not known or aim == self._steered:
+        aim: Any = (self._steer, self._flows) if self.is_datagram else known
+        if not known and not self.is_datagram:
             return True
-        program = spread_flows(self._steer, count) if self.is_datagram else steering.spread(known)
-        self._steered = (self._steer, count) if self.is_datagram else known
-        self._is_steered = steering.attach(self.sockets[0], program)
+        if aim != self._steered:
+            program = spread_flows(self._steer, self._flows) if self.is_datagram else steering.spread(known)
+            self._steered, self._is_steered = aim, steering.attach(self.sockets[0], program)
         return self._is_steered
+
+    def _count_flows(self, slots: tuple[int, ...], wanted: int) -> None:
+        """Give flows to a further slot when all before it, and itself, have had a worker that serves.
+
+        A crash later takes none away: they wait for the replacement.
+        """
+        self._served = {slot for slot in (*self._served, *slots) if slot < wanted}
+        in_a_row = next(slot for slot in count() if slot not in self._served)
+        self._flows = max(1, min(wanted, len(self.sockets), max(self._flows, in_a_row)))
 
     def refuse_new(self) -> None:
         """Let nobody new in; who is on the way still ends up in the queue."""

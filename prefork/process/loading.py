@@ -9,7 +9,8 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefork.app import check_app, import_app
+from prefork.app import check_framing, import_app, recognise
+from prefork.config import ListenerConfig
 from prefork.errors import ConfigError, PreforkError
 from prefork.framing.checks import build_check
 from prefork.process.messages import Failed
@@ -31,16 +32,27 @@ def import_apps(plan: Plan) -> Apps:
     """
     apps = Apps()
     for listener in plan.config.listeners:
-        app = import_app(listener.app, plan.directories)
-        check_app(app, listener, listener.name in plan.datagrams)
-        apps.found[listener.app] = app
-        check = getattr(listener.framing.options, "check", None)
-        if check:
-            apps.found[check] = import_app(check, plan.directories)
-            build_check(apps.found[check], check)
+        apps.found |= import_listener(listener, plan.directories, listener.name in plan.datagrams)
     if plan.config.lifespan:
         apps.found[plan.config.lifespan] = import_app(plan.config.lifespan, plan.directories)
     return apps
+
+
+def import_listener(listener: ListenerConfig, directories: tuple[str, ...], is_datagram: bool) -> dict[str, Any]:
+    """Import what a listener names, by its names in the config: the app first.
+
+    Raises:
+        ConfigError: it cannot be imported, or is of no kind that can be served.
+    """
+    app = import_app(listener.app, directories)
+    kind = recognise(app, listener.app, is_datagram)
+    check_framing(app, kind, listener.app, listener.framing.name != "raw")
+    found = {listener.app: app}
+    check = getattr(listener.framing.options, "check", None)
+    if check:
+        found[check] = import_app(check, directories)
+        build_check(found[check], check)
+    return found
 
 
 def describe_failure(error: BaseException) -> Failed:

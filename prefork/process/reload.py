@@ -144,10 +144,12 @@ class Reload:
             staff.ports.prepare(self.number, loaded.config, slots)
             self.generation = generation
             staff.foundry.start(generation.plan)
-        except (PreforkError, OSError) as error:
+        except Exception as error:  # whatever a config does: the server that runs goes on
             if isinstance(error, ConfigError):
                 for problem in error.problems:
                     log.error("%s", problem.splitlines()[0])
+            elif not isinstance(error, PreforkError | OSError):
+                log.error("a bug in prefork refuses this config", exc_info=error)
             self.fail(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def _check_fixed(self, config: Config) -> None:

@@ -6,6 +6,7 @@ Knows: the config, where its keys stand. Does not know: the ssl module, who serv
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable, Sequence
 
@@ -32,6 +33,7 @@ def secure(loaded: Loaded, directories: Sequence[str], kept: Iterable[Security] 
             continue
         try:
             found[listener.name] = open_security(listener.tls, directories, (*known, *found.values()))
+            check_keylog(listener.tls.keylog)
         except ConfigError as error:
             where = loaded.at("listeners", index, "tls")
             problems += [f"{where}: {listener.name}: {problem}" for problem in error.problems]
@@ -53,6 +55,21 @@ def describe_warnings(securities: Iterable[Security]) -> list[str]:
     return [warning for warning in warnings if warning]
 
 
+def check_keylog(path: str | None) -> None:
+    """Check that a file of session keys can be one, without making it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if path is None:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ConfigError([f"cannot write tls.keylog {path}: it is no file; name one"])
+    if not os.access(folder, os.W_OK):
+        raise ConfigError([f"cannot write tls.keylog {path}: the folder {folder} cannot be written; name another"])
+
+
 def open_keylog(path: str, owner: tuple[int, int] | None) -> None:
     """Make the file of session keys, for its owner alone: OpenSSL would make it readable for all.
 
@@ -60,15 +77,19 @@ def open_keylog(path: str, owner: tuple[int, int] | None) -> None:
         owner: user and group that the workers become; None: they stay who they are.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: it cannot be written, or is no file.
     """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = -1
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ConfigError([f"cannot write tls.keylog {path}: {error.strerror}"]) from error
-    try:
+        fd = os.open(path, flags, 0o600)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError([f"cannot write tls.keylog {path}: it is no file; name one"])
         os.fchmod(fd, 0o600)
         if owner is not None:
             os.fchown(fd, *owner)
+    except OSError as error:
+        raise ConfigError([f"cannot write tls.keylog {path}: {error.strerror}; name another file"]) from error
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)

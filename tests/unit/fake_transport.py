@@ -32,6 +32,11 @@ class FakeTransport:
         self.is_closed = False
         self.owes: bool | None = None
         self.held: bytes | None = None
+        self.protocol: Any = None
+
+    @property
+    def is_mid_frame(self) -> bool:
+        return bool(getattr(self.protocol, "is_mid_frame", False))
 
     def write(self, data: bytes) -> None:
         self.written.append(bytes(data))
@@ -69,6 +74,7 @@ class Scene:
         self.service = new_service(limits, framing)
         self.transport = FakeTransport()
         self.conn = (FramedConnection if framing else Connection)(self.service, handler)
+        self.transport.protocol = self.conn
         self.conn.connection_made(self.transport)
 
     async def arrive(self, *pieces: bytes) -> None:

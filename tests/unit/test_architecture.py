@@ -32,6 +32,7 @@ CATCH_ALL = {
     ("prefork/log.py", "emit"),
     ("prefork/net/service.py", "USER_ERRORS"),
     ("prefork/process/kernel.py", "_become"),
+    ("prefork/process/reload.py", "begin"),
     ("prefork/process/worker.py", "_enter_lifespan"),
 }
 # The duck-typed future of asyncio.isfuture(), and where asyncio.Task looks for its loop.

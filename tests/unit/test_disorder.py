@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tools.disorder import apps, tree
+from tools.disorder import apps, queues, tree
 from tools.disorder.call import ending_of
 from tools.disorder.catalogue import SCENARIOS
 from tools.disorder.command import main, render
 from tools.disorder.control import Status
+from tools.disorder.datagrams import Kill, queued
 from tools.disorder.outcome import Outcome
+from tools.disorder.payloads import Payloads
 from tools.disorder.plan import Kind, Plan
 from tools.disorder.server import Settings
-from tools.disorder.tally import SAMPLES, Ending, Tally, percentile, total
+from tools.disorder.tally import SAMPLES, Ending, Loss, Tally, percentile, total
 
 STATUS = {
     "pid": 10,
@@ -34,8 +36,15 @@ STATUS = {
         }
     ],
     "listeners": [{"name": "echo", "bind": "tcp://127.0.0.1:4001"}, {"name": "u", "bind": "unix:///x"}],
+    "counters": {"accepted": 5, "cut": 2},
     "last_reload": None,
 }
+UDP_TABLE = """\
+   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+  153: 0100007F:2329 00000000:0000 07 00000000:00001A00 00:00000000 00000000  0  0 4711 2 0000000000000000 0
+  153: 0100007F:2329 00000000:0000 07 00000000:00000000 00:00000000 00000000  0  0 4712 2 0000000000000000 17
+  153: 00000000:0035 00000000:0000 07 00000000:00000300 00:00000000 00000000  0  0 4713 2 0000000000000000 1
+"""
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_percentile_of_nothing_is_zero() -> None:
 
 
 def test_a_tally_survives_its_journey_as_json() -> None:
-    tally = Tally(latencies=[1500, 2500], samples=["12:00:00.000 eof"])
+    tally = Tally(latencies=[1500, 2500], samples=["12:00:00.000 eof"], losses=[Loss(17.25, 3)])
     tally.counts.update({Ending.OK: 2, Ending.EOF: 1, "lagging": 3})
     tally.by_second.update({0: 1, 7: 1})
     again = Tally.from_json(tally.to_json())
@@ -71,11 +80,20 @@ def test_refused_and_timed_out_connections_fail_but_nothing_of_theirs_was_in_han
     assert (tally.failed, tally.lost) == (2, 0)
 
 
+@pytest.mark.parametrize("ending", [Ending.HANDSHAKE, Ending.VANISHED])
+def test_a_handshake_that_failed_and_a_datagram_without_an_answer_are_lost(ending: Ending) -> None:
+    tally = Tally()
+    tally.note_failure(ending, "flow 7", begun=0.0)
+    assert (tally.failed, tally.lost) == (1, 1)
+    assert "flow 7" in tally.samples[0]
+
+
 def test_tallies_add_up_and_keep_few_samples() -> None:
     one = Tally(latencies=[1], samples=["a"] * SAMPLES)
     one.counts[Ending.OK] = 1
-    two = replace(one, samples=["b"])
+    two = replace(one, samples=["b"], losses=[Loss(1.0, 0)])
     both = total([one, two])
+    assert both.losses == two.losses
     assert both.ok == 2
     assert both.latencies == [1, 1]
     assert both.samples == ["a"] * SAMPLES
@@ -109,6 +127,35 @@ def test_an_errno_names_the_ending(code: int, received: int, wanted: Ending) -> 
     assert ending_of(code, received) is wanted
 
 
+def test_a_killed_worker_can_have_had_one_datagram_of_its_slot_in_hand_that_was_sent_before() -> None:
+    killed = Kill(slot=2, at=10.0, waiting_bytes=0)
+    assert queued([], [killed]) == 0
+    assert queued([Loss(9.9, 2)], [killed]) == 0
+    assert queued([Loss(9.9, 2)], []) == 1
+    assert queued([Loss(9.9, 1)], [killed]) == 1, "of another slot"
+    assert queued([Loss(10.1, 2)], [killed]) == 1, "sent after the death"
+    assert queued([Loss(0.5, 2)], [killed]) == 1, "given up before the death"
+    assert queued([Loss(9.9, 2), Loss(9.8, 2)], [killed]) == 1, "two of one worker"
+    assert queued([Loss(9.9, 2), Loss(9.8, 2)], [killed, replace(killed, at=11.0)]) == 0
+    assert queued([Loss(9.9, 2), Loss(10.5, 2)], [replace(killed, at=11.0), killed]) == 0
+
+
+def test_the_kernels_table_tells_what_waits_at_each_socket_of_a_port() -> None:
+    assert queues.parse(UDP_TABLE, 9001) == [queues.Queue(0x1A00, 0), queues.Queue(0, 17)]
+    assert queues.parse(UDP_TABLE, 9002) == []
+
+
+def test_payloads_are_the_same_for_a_seed_and_within_their_bound() -> None:
+    one, two, three = Payloads(1), Payloads(1), Payloads(2)
+    cut = [one.cut(100) for _ in range(1000)]
+    assert cut == [two.cut(100) for _ in range(1000)]
+    assert cut != [three.cut(100) for _ in range(1000)]
+    assert {len(payload) for payload in cut} <= set(range(1, 101))
+    assert not any(one.toss(0.0) for _ in range(100))
+    assert all(one.toss(1.0) for _ in range(100))
+    assert all(0.5 <= one.vary() <= 1.5 for _ in range(100))
+
+
 def test_the_name_of_a_process_may_hold_parentheses_and_spaces() -> None:
     fields = ["S", "10", *("0" for _ in range(17)), "987654", "0"]
     process = tree.parse_stat(f"42 (a) b (c) {' '.join(fields)}")
@@ -119,7 +166,7 @@ def test_a_status_is_settled_only_with_all_workers_ready_and_of_the_newest_gener
     settled = Status.from_result(STATUS)
     assert settled.is_settled
     assert settled.ports == {"echo": 4001}
-    assert settled.connections == 3
+    assert (settled.connections, settled.cut) == (3, 2)
     worker = settled.workers[0]
     assert not replace(settled, target=2).is_settled
     assert not replace(settled, workers=(replace(worker, state="draining"),)).is_settled
@@ -137,7 +184,19 @@ def test_the_config_names_each_listener_with_its_port_and_handler() -> None:
     assert config["control"] == "/nowhere/chaos.sock"
 
 
-@pytest.mark.parametrize("text", [apps.ECHO, apps.HEAP])
+def test_the_config_gives_all_listeners_one_scheme_and_the_same_options() -> None:
+    settings = Settings(handlers={"echo": "where"}, scheme="udp", options={"socket": {"receive_buffer": "4MiB"}})
+    assert settings.config(Path("/nowhere"))["listeners"] == [
+        {
+            "name": "echo",
+            "bind": "udp://127.0.0.1:0",
+            "app": "chaos_app:where",
+            "socket": {"receive_buffer": "4MiB"},
+        }
+    ]
+
+
+@pytest.mark.parametrize("text", [apps.ECHO, apps.HEAP, apps.DATAGRAM])
 def test_the_apps_are_python(text: str) -> None:
     compile(text, "chaos_app.py", "exec")
 

@@ -1,6 +1,6 @@
 """The applications that scenarios serve, as the text of a module `chaos_app`.
 
-Knows: prefork's public handlers: coroutine and asyncio.Protocol.
+Knows: prefork's public handlers: coroutine, asyncio.Protocol and function of a datagram; a worker's title.
 Does not know: which scenario uses which.
 """
 
@@ -63,6 +63,24 @@ async def stall(conn):
 
 
 number = 42
+'''
+
+# A worker has its title before it serves, and no two of a slot serve one socket.
+DATAGRAM = '''\
+import functools
+
+from setproctitle import getproctitle
+
+
+@functools.cache
+def _slot():
+    """Return this worker's slot in two bytes, from its title: prefork: worker SLOT …"""
+    return int(getproctitle().split()[2]).to_bytes(2)
+
+
+def where(data, peer, reply):
+    """Answer with the slot, and what came."""
+    reply(_slot() + data)
 '''
 
 # A heap of many small objects: one large block of bytes would never be written to by reference counts or gc.

@@ -21,6 +21,7 @@ class Stage(Enum):
     """Where a connection is in its life."""
 
     CONNECTING = auto()
+    HANDSHAKE = auto()  # TLS is being agreed upon
     ANSWER = auto()  # a request is open
     END = auto()  # the answer is whole and the client has half-closed: EOF must follow
     REST = auto()  # between two requests
@@ -54,12 +55,23 @@ class Call:
 
     def on_connected(self) -> Ending | None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return ending_of(code, 0) if code else None
+        if code:
+            return ending_of(code, 0)
+        self.stage = Stage.REST
+        return None
+
+    def on_handshake(self) -> Ending | None:
+        """Go on with what comes before the first request; a plain connection has no such thing."""
+        return None
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what is to be counted of the way in which it was opened."""
+        return ()
 
     def on_readable(self) -> Ending | None:
         """Read; return how the request ended (OK: the answer is whole, or EOF came), None if it goes on."""
         try:
-            data = self.sock.recv(_READ_BYTES)
+            data = self._receive()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -86,6 +98,9 @@ class Call:
 
     def close(self) -> None:
         self.sock.close()
+
+    def _receive(self) -> bytes:
+        return self.sock.recv(_READ_BYTES)
 
     def describe(self) -> str:
         try:

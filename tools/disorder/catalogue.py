@@ -13,14 +13,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.disorder import costs, deaths, endings, reloads, sharing
+from tools.disorder import costs, datagrams, deaths, endings, handshakes, reloads, sharing
+from tools.disorder.certificate import CertificateError
 from tools.disorder.control import ControlError
 from tools.disorder.load import LoadError
 from tools.disorder.outcome import Outcome
 from tools.disorder.scene import Scene
 from tools.disorder.server import ServerError
 
-_FAULTS = (ServerError, ControlError, LoadError, OSError, subprocess.TimeoutExpired, LookupError)
+_FAULTS = (
+    ServerError,
+    ControlError,
+    LoadError,
+    CertificateError,
+    OSError,
+    subprocess.TimeoutExpired,
+    LookupError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,12 @@ _ALL = (
     Scenario("reload-time", "SIGHUP → all 4 workers new ≤ 1 s", reloads.reload_time),
     Scenario("broken-reload", "refused with exit 3 and the reason; same pids, 0 failed", reloads.broken_reload),
     Scenario("scale", "workers 4→1→4→1 by SIGHUP and by `scale`: 0 failed", reloads.scale),
+    Scenario("tls-reload", "SIGHUP every 2 s under TLS: 0 failed, ≥ 95 % of sessions resumed", handshakes.reload),
+    Scenario(
+        "datagram-reload", "SIGHUP every 2 s, 400 flows of UDP: 0 lost, each keeps its slot", datagrams.reload
+    ),
+    Scenario("datagram-kill", "kill -9 every second: 0 queued datagrams lost, 0 flows moved", datagrams.kill),
+    Scenario("datagram-scale", "workers 4→5: ≤ 1/4 of the flows moved; 4→1→4: 0 lost", datagrams.scale),
     Scenario("kill", "kill -9 every 200 ms: 0 refused, 0 timed out, lost ≤ in hand", deaths.kill),
     Scenario("stopped", "a worker stopped, later killed: 400 of 400 answered", deaths.stopped),
     Scenario("hung", "a worker stopped for good: all answered within beat + 0.5 s", deaths.hung),

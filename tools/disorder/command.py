@@ -15,7 +15,7 @@ from pathlib import Path
 from tools.disorder.catalogue import SCENARIOS, run_scenario
 from tools.disorder.outcome import Check, Outcome
 
-_WIDTH = 14
+_WIDTH = 15
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The answer to `status`, as far as scenarios use it."""
+    """The answer to `status`, as far as scenarios use it; `cut` counts connections that outlasted a drain."""
 
     pid: int
     generation: int
@@ -42,6 +42,7 @@ class Status:
     workers: tuple[WorkerStatus, ...]
     ports: dict[str, int]
     verdict: str
+    cut: int
 
     @property
     def ready(self) -> list[WorkerStatus]:
@@ -68,7 +69,8 @@ class Status:
             if not listener["bind"].startswith("unix")
         }
         last = result.get("last_reload") or {}
-        return cls(result["pid"], result["generation"], result["target"], workers, ports, str(last.get("verdict")))
+        verdict, cut = str(last.get("verdict")), int(result["counters"]["cut"])
+        return cls(result["pid"], result["generation"], result["target"], workers, ports, verdict, cut)
 
 
 class Control:

@@ -10,7 +10,6 @@ Does not know: the server's processes, or what is done to them.
 from __future__ import annotations
 
 import heapq
-import random
 import resource
 import select
 import signal
@@ -19,10 +18,12 @@ import time
 from itertools import count
 
 from tools.disorder.call import Call, Stage, ending_of
+from tools.disorder.flows import Flows
+from tools.disorder.payloads import Payloads
 from tools.disorder.plan import Kind, Plan
-from tools.disorder.tally import SAMPLES, Ending, Tally
+from tools.disorder.secure_call import SecureCall, Trust
+from tools.disorder.tally import Ending, Tally
 
-_POOL_BYTES = 1 << 20
 _LATE = 0.5  # a paced connection begun later than this says that the clients, not the server, were too slow
 _RECONNECT = 0.05
 _CONTROL_FD = 0
@@ -34,8 +35,8 @@ class Crowd:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.tally = Tally()
-        self._random = random.Random(plan.seed)
-        self._pool = self._random.randbytes(_POOL_BYTES)
+        self._payloads = Payloads(plan.seed)
+        self._trust = Trust(plan.authority) if plan.authority else None
         self._epoll = select.epoll()
         self._calls: dict[int, Call] = {}
         self._deadlines: dict[int, float] = {}  # in ascending order: each request has the same timeout
@@ -90,7 +91,10 @@ class Crowd:
             return
         call = self._calls[fd]
         if call.stage is Stage.CONNECTING:
-            self._on_connected(call)
+            self._epoll.modify(call.fd, select.EPOLLIN)
+            self._on_opening(call, call.on_connected())
+        elif call.stage is Stage.HANDSHAKE:
+            self._on_opening(call, call.on_handshake())
         elif mask:
             self._on_readable(call)
 
@@ -106,22 +110,29 @@ class Crowd:
             if now - when > _LATE:
                 self.tally.counts["lagging"] += 1
         try:
-            call = Call(self.plan.port, now)
+            call = self._dial(now)
         except OSError as error:
             ending = ending_of(error.errno or 0, 0)
-            self._record_failure(ending, f"connect(): {error}", now)
+            self.tally.note_failure(ending, f"connect(): {error}", now)
             self._after(ending)
             return
         self._calls[call.fd] = call
         self._deadlines[call.fd] = now + self.plan.timeout
         self._epoll.register(call.fd, select.EPOLLOUT)
 
-    def _on_connected(self, call: Call) -> None:
-        ending = call.on_connected()
+    def _dial(self, now: float) -> Call:
+        if self._trust is None:
+            return Call(self.plan.port, now)
+        session = self._trust.take_session() if self._payloads.toss(self.plan.resume) else None
+        return SecureCall(self.plan.port, now, self._trust, session)
+
+    def _on_opening(self, call: Call, ending: Ending | None) -> None:
         if ending is not None:
             self._finish(call, ending)
             return
-        self._epoll.modify(call.fd, select.EPOLLIN)
+        if call.stage is Stage.HANDSHAKE:
+            return
+        self.tally.counts.update(call.remarks())
         if self.plan.kind is Kind.IDLE:
             call.stage = Stage.IDLE
             self._deadlines.pop(call.fd)
@@ -131,10 +142,8 @@ class Crowd:
         self._ask(call)
 
     def _ask(self, call: Call) -> None:
-        size = 1 + int(self._random.random() * self.plan.max_bytes)
-        at = int(self._random.random() * (_POOL_BYTES - size))
         try:
-            call.ask(self._pool[at : at + size])
+            call.ask(self._payloads.cut(self.plan.max_bytes))
         except OSError as error:
             self._finish(call, ending_of(error.errno or 0, 0))
 
@@ -147,11 +156,10 @@ class Crowd:
             self._finish(call, ending)
             return
         now = time.monotonic()
-        self.tally.latencies.append(int((now - call.begun) * 1e6))
-        self.tally.by_second[int(now - self._begun)] += 1
+        self.tally.note_answer(call.begun, now, int(now - self._begun))
         if self.plan.kind is Kind.LONG:
             self._on_long_answer(call, now)
-        elif self._random.random() < 0.5:
+        elif self._payloads.toss(0.5):
             self._end_by_half_close(call)
         else:
             self._finish(call, Ending.OK)
@@ -197,7 +205,7 @@ class Crowd:
         if ending in (Ending.OK, Ending.MOVED, Ending.CLOSED_IDLE):
             self.tally.counts[ending] += 1
         else:
-            self._record_failure(ending, call.describe(), call.begun)
+            self.tally.note_failure(ending, call.describe(), call.begun)
         self._drop(call)
         self._announce()
         self._after(ending)
@@ -216,14 +224,6 @@ class Crowd:
         self._deadlines.pop(call.fd, None)
         call.close()
 
-    def _record_failure(self, ending: Ending, detail: str, begun: float) -> None:
-        self.tally.counts[ending] += 1
-        if len(self.tally.samples) < SAMPLES:
-            clock = time.time()
-            stamp = time.strftime("%H:%M:%S", time.localtime(clock)) + f".{int(clock % 1 * 1000):03d}"
-            after = (time.monotonic() - begun) * 1000
-            self.tally.samples.append(f"{stamp} {ending} after {after:.1f} ms: {detail}")
-
     def _announce(self) -> None:
         if not self._announced:
             self._announced = True
@@ -236,7 +236,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(int(plan.limit) + 10)
-    print(Crowd(plan).run().to_json(), flush=True)
+    clients = Flows(plan) if plan.kind is Kind.FLOW else Crowd(plan)
+    print(clients.run().to_json(), flush=True)
 
 
 if __name__ == "__main__":

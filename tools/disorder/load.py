@@ -1,11 +1,12 @@
 """A crowd of clients in a process of its own, seen from the scenario.
 
-Knows: how that process is started, told to stop, and how its tally is read.
+Knows: how that process is started, asked, told to stop, and how its tally is read.
 Does not know: what its clients do, or what is done to the server.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,16 @@ class Load:
         """Return when the first client has met an ending, good or bad."""
         if self._stdout.readline() != b"started\n":
             raise LoadError(f"no client of {self.plan} began")
+
+    def survey(self) -> list[int]:
+        """Return the slot of each flow, when each has had an answer to a datagram that it sends from now on."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"survey\n")
+        self._process.stdin.flush()
+        slots = json.loads(self._stdout.readline() or b"null")
+        if not isinstance(slots, list):
+            raise LoadError(f"not every flow of {self.plan} was answered")
+        return slots
 
     def finish(self) -> Tally:
         """Tell the clients to finish the requests in hand and to leave; return what they met."""

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     LONG = "long"  # so many clients, each asks again and again over one connection
     BURST = "burst"  # so many connections in all, one request each
     IDLE = "idle"  # so many connections that never ask
+    FLOW = "flow"  # so many addresses, each asks again and again by datagrams
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,12 @@ class Plan:
     """A crowd of clients of one kind.
 
     `rate` is in connections per second (PACED). `spread` is the time over which BURST and IDLE connect,
-    and over which LONG and CYCLE begin. `think` is the pause of LONG and CYCLE between two requests.
+    and over which LONG, CYCLE and FLOW begin. `think` is the pause of these three between two requests; that of
+    FLOW varies by a half.
     `look`: a LONG client looks for EOF before it sends its next request.
     `limit` bounds the life of the process, `timeout` that of one request.
+    `authority`: the file of the certificate to trust; with it, connections speak TLS, and `resume` is the share
+    of them that offer the session of an earlier one. `window`: a FLOW has 1 to so many datagrams open at a time.
     """
 
     port: int
@@ -41,6 +45,9 @@ class Plan:
     timeout: float = 5.0
     limit: float = 120.0
     max_bytes: int = 4096
+    authority: str = ""
+    resume: float = 0.5
+    window: int = 2
     seed: int = 1
 
     def to_json(self) -> str:

@@ -21,7 +21,7 @@ from tools.disorder.plan import Kind, Plan
 from tools.disorder.server import Server, ServerError, Settings
 from tools.disorder.tally import Tally
 
-_FIRST_ANSWER = (Kind.PACED, Kind.CYCLE, Kind.LONG)
+_FIRST_ANSWER = (Kind.PACED, Kind.CYCLE, Kind.LONG, Kind.FLOW)
 
 
 class Scene:
@@ -49,6 +49,11 @@ class Scene:
 
     def times(self, short: int, long: int) -> int:
         return short if self.short else long
+
+    @property
+    def directory(self) -> Path:
+        """Where the servers of this run have their files."""
+        return self._directory
 
     def server(self, settings: Settings | None = None) -> Server:
         """Start a server and wait until it is ready."""

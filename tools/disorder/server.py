@@ -18,12 +18,23 @@ from typing import Any
 
 import yaml
 
-from tools.disorder import apps, tree
+from tools.disorder import apps, certificate, tree
 from tools.disorder.control import Control, ControlError, Status
 from tools.disorder.load import ROOT
 
 TRACEBACK_LINES = 24
-_OURS = frozenset({"chaos.yaml", f"{apps.MODULE}.py", "__pycache__", "server.log", "output.txt", "run", "tmp"})
+_OURS = frozenset(
+    {
+        "chaos.yaml",
+        f"{apps.MODULE}.py",
+        "__pycache__",
+        "server.log",
+        "output.txt",
+        "run",
+        "tmp",
+        *certificate.FILES,
+    }
+)
 
 
 class ServerError(Exception):
@@ -32,11 +43,17 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a scenario asks of the config; `handlers` maps names of listeners to names in the app's module."""
+    """What a scenario asks of the config.
+
+    `handlers` maps names of listeners to names in the app's module; all listeners have one scheme, and `options`
+    are keys of each of them.
+    """
 
     workers: int = 4
     handlers: Mapping[str, str] = field(default_factory=lambda: {"echo": "echo"})
     ports: Mapping[str, int] = field(default_factory=dict)
+    scheme: str = "tcp"
+    options: Mapping[str, Any] = field(default_factory=dict)
     module: str = apps.ECHO
     beat: str = "2s"
     drain: str = "10s"
@@ -46,8 +63,9 @@ class Settings:
         listeners = [
             {
                 "name": name,
-                "bind": f"tcp://127.0.0.1:{self.ports.get(name, 0)}",
+                "bind": f"{self.scheme}://127.0.0.1:{self.ports.get(name, 0)}",
                 "app": f"{apps.MODULE}:{app}",
+                **self.options,
             }
             for name, app in self.handlers.items()
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,11 +33,37 @@ class Ending(StrEnum):
     WRONG = "wrong"  # other bytes than those sent, or more
     UNCLEAN = "unclean"  # the whole answer, but then a reset in place of EOF
     LOCAL = "local"  # the client's own machine refused: no port, no descriptor
+    HANDSHAKE = "handshake"  # TLS was not agreed upon
+    RUDE = "rude"  # a long connection over TLS was ended without TLS's goodbye, before the next request
+    VANISHED = "vanished"  # a datagram has no answer in time
 
 
-LOST = (Ending.RESET_BEFORE, Ending.RESET_MIDDLE, Ending.EOF, Ending.WRONG, Ending.UNCLEAN)
-UNANSWERED = (Ending.RESET_BEFORE, Ending.RESET_MIDDLE, Ending.EOF, Ending.TIMEOUT, Ending.WRONG)
+LOST = (
+    Ending.RESET_BEFORE,
+    Ending.RESET_MIDDLE,
+    Ending.EOF,
+    Ending.WRONG,
+    Ending.UNCLEAN,
+    Ending.HANDSHAKE,
+    Ending.VANISHED,
+)
+UNANSWERED = (
+    Ending.RESET_BEFORE,
+    Ending.RESET_MIDDLE,
+    Ending.EOF,
+    Ending.TIMEOUT,
+    Ending.WRONG,
+    Ending.VANISHED,
+)
 FAILED = (*LOST, Ending.REFUSED, Ending.TIMEOUT, Ending.LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A datagram that was not answered: when it was sent, CLOCK_MONOTONIC, and the slot of its flow."""
+
+    sent_at: float
+    slot: int
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -54,6 +81,21 @@ class Tally:
     latencies: list[int] = field(default_factory=list)
     by_second: Counter[int] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+
+    def note_failure(self, ending: Ending, detail: str, begun: float) -> None:
+        """Count a failure; the first few are described."""
+        self.counts[ending] += 1
+        if len(self.samples) < SAMPLES:
+            clock = time.time()
+            stamp = time.strftime("%H:%M:%S", time.localtime(clock)) + f".{int(clock % 1 * 1000):03d}"
+            after = (time.monotonic() - begun) * 1000
+            self.samples.append(f"{stamp} {ending} after {after:.1f} ms: {detail}")
+
+    def note_answer(self, begun: float, now: float, second: int) -> None:
+        """Take the time of a whole answer."""
+        self.latencies.append(int((now - begun) * 1e6))
+        self.by_second[second] += 1
 
     def count(self, *endings: Ending) -> int:
         return sum(self.counts[ending] for ending in endings)
@@ -91,6 +133,7 @@ class Tally:
             "latencies": self.latencies,
             "by_second": self.by_second,
             "samples": self.samples,
+            "losses": [(loss.sent_at, loss.slot) for loss in self.losses],
         }
         return json.dumps(fields)
 
@@ -98,7 +141,8 @@ class Tally:
     def from_json(cls, text: str) -> Tally:
         fields = json.loads(text)
         by_second = Counter({int(second): n for second, n in fields["by_second"].items()})
-        return cls(Counter(fields["counts"]), fields["latencies"], by_second, fields["samples"])
+        losses = [Loss(*loss) for loss in fields["losses"]]
+        return cls(Counter(fields["counts"]), fields["latencies"], by_second, fields["samples"], losses)
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
@@ -109,4 +153,5 @@ def total(tallies: Iterable[Tally]) -> Tally:
         result.latencies.extend(tally.latencies)
         result.by_second.update(tally.by_second)
         result.samples.extend(tally.samples[: SAMPLES - len(result.samples)])
+        result.losses.extend(tally.losses)
     return result
