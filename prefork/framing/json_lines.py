@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -99,11 +100,11 @@ class JsonDecoder:
 
     def _read(self, line: Any) -> Any:
         if type(line) is Complaint:
-            return Complaint(line.reason, self._tell("line is too long") if line.answer else b"")
+            return Complaint(line.reason, TOO_LONG if line.answer else b"")
         try:
-            value = json.loads(line.decode(), parse_constant=refuse_constant, parse_float=read_finite)
+            value = DECODER.decode(line.decode())
         except (ValueError, RecursionError):
-            return Complaint("cannot read a line: it is no JSON", self._tell("this is no JSON"))
+            return NO_JSON
         check = self._framing.check
         if check is None:
             return value
@@ -112,16 +113,8 @@ class JsonDecoder:
         except Exception as error:  # noqa: BLE001  # user code, and what it stumbles over is the peer's
             is_told = isinstance(error, ValueError | TypeError)
             told = " ".join(str(error).split()) if is_told else ""
-            return Complaint(
-                f"cannot read a line: the check refuses it, {type(error).__name__}",
-                self._tell(told or "it is not as it should be"),
-            )
-
-    def _tell(self, reason: str) -> bytes:
-        safe = "".join(
-            c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in reason[:MAX_REASON]
-        )
-        return json.dumps({"error": safe}).encode() + b"\n"
+            reason = f"cannot read a line: the check refuses it, {type(error).__name__}"
+            return Complaint(reason, tell(told or "it is not as it should be"))
 
 
 def read_finite(text: str) -> float:
@@ -143,3 +136,14 @@ def refuse_constant(name: str) -> None:
         ValueError: always.
     """
     raise ValueError(f"{name} is not JSON")
+
+
+def tell(reason: str) -> bytes:
+    """Return an error frame: one line, of bounded size, whatever the reason holds."""
+    return json.dumps({"error": UNSAFE.sub("?", reason[:MAX_REASON])}).encode() + b"\n"
+
+
+UNSAFE = re.compile(r'[^ -~]|["\\]')
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=read_finite)
+NO_JSON = Complaint("cannot read a line: it is no JSON", tell("this is no JSON"))
+TOO_LONG = tell("line is too long")

@@ -52,13 +52,14 @@ class Lines:
 class LineDecoder:
     """Cuts a stream into lines."""
 
-    __slots__ = ("_edge", "_framing", "_is_skipping", "_parts", "has_begun", "pending", "refusal")
+    __slots__ = ("_complaint", "_edge", "_framing", "_is_skipping", "_parts", "has_begun", "pending", "refusal")
 
     def __init__(self, framing: Lines) -> None:
         self._framing = framing
         self._parts = bytearray()  # of a frame that is not whole
         self._edge = b""  # their last bytes, in which a delimiter may have begun
         self._is_skipping = False
+        self._complaint: Complaint | None = None
         self.has_begun = False
         self.pending = 0
         self.refusal: RemoteProtocolError | None = None
@@ -68,8 +69,8 @@ class LineDecoder:
         if self.refusal is not None:
             raise self.refusal
         framing = self._framing
+        self.has_begun = False
         if self._is_skipping:
-            self.has_begun = False
             data = self._skip(data)
         if self._parts:
             if framing.delimiter not in self._edge + data:
@@ -133,12 +134,14 @@ class LineDecoder:
     def _refuse(self, size: int, is_first: bool) -> Complaint | None:
         """Complain of a line; or raise now; or, so that what came before is not lost, with the next call."""
         framing = self._framing
-        reason = (
+        if framing.over is not Over.CLOSE:
+            if self._complaint is None:
+                answer = framing.encode_complaint() if framing.over is Over.ERROR else b""
+                self._complaint = Complaint(f"a line is over {framing.max_bytes} bytes (limits.frame)", answer)
+            return self._complaint
+        self.refusal = RemoteProtocolError(
             f"cannot read a line: it has {size} bytes or more, the limit is {framing.max_bytes} (limits.frame)"
         )
-        if framing.over is not Over.CLOSE:
-            return Complaint(reason, framing.encode_complaint() if framing.over is Over.ERROR else b"")
-        self.refusal = RemoteProtocolError(reason)
         if is_first:
             raise self.refusal
         return None

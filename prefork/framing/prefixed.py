@@ -153,10 +153,21 @@ class Fixed(Prefixed):
 class PrefixedDecoder:
     """Cuts a stream into frames of known size."""
 
-    __slots__ = ("_framing", "_needed", "_parts", "_skip", "_trailer", "has_begun", "pending", "refusal")
+    __slots__ = (
+        "_complaint",
+        "_framing",
+        "_needed",
+        "_parts",
+        "_skip",
+        "_trailer",
+        "has_begun",
+        "pending",
+        "refusal",
+    )
 
     def __init__(self, framing: Prefixed) -> None:
         self._framing = framing
+        self._complaint: Complaint | None = None
         self._parts = bytearray()  # of a frame that is not whole
         self._needed = 0  # bytes, until there is more to say of it
         self._skip = 0  # bytes of a frame that is passed over
@@ -174,6 +185,8 @@ class PrefixedDecoder:
         try:
             if self._skip or self._trailer:
                 data = self._pass(data)
+            if not data:
+                return frames
             had = len(self._parts)
             if had:
                 self._parts += data
@@ -236,10 +249,14 @@ class PrefixedDecoder:
 
     def _refuse(self, size: int) -> Complaint:
         framing = self._framing
-        reason = f"cannot read a frame: it has {size} bytes, the limit is {framing.max_bytes} (limits.frame)"
         if framing.over is Over.CLOSE:
-            raise RemoteProtocolError(reason)
-        return Complaint(reason, framing.encode_complaint() if framing.over is Over.ERROR else b"")
+            raise RemoteProtocolError(
+                f"cannot read a frame: it has {size} bytes, the limit is {framing.max_bytes} (limits.frame)"
+            )
+        if self._complaint is None:
+            answer = framing.encode_complaint() if framing.over is Over.ERROR else b""
+            self._complaint = Complaint(f"a frame is over {framing.max_bytes} bytes (limits.frame)", answer)
+        return self._complaint
 
 
 def check_trailer(found: bytes, wanted: bytes) -> None:

@@ -234,7 +234,7 @@ class Connection(Inlet):
 class FramedConnection(Connection):
     """A connection whose input is cut into frames; `send` makes a frame of what it is given."""
 
-    __slots__ = ("_decoder", "_encode", "_has_complaints", "frame_begun")
+    __slots__ = ("_complaints", "_decoder", "_encode", "frame_begun")
 
     def __init__(self, service: Service, handler: Handler) -> None:
         super().__init__(service, handler)
@@ -242,19 +242,19 @@ class FramedConnection(Connection):
         self._decoder = framing.decoder()
         self._encode = framing.encode
         self.frame_begun: float | None = None  # when the frame that is not whole yet began to arrive
-        self._has_complaints = False
+        self._complaints = 0  # among the frames that were not read yet
         self._input = []  # the frames that were not read yet, the next one last
 
     @types.coroutine
     def __anext__(self) -> Generator[Any, None, bytes]:
-        if self._has_complaints:
+        if self._complaints:
             yield from self._pass_complaints()
         elif not self._input:
             if self._is_odd or self._wakeup is not None:
                 self._check_next()
             self._asyncio_future_blocking = True
             yield self
-            if self._has_complaints:
+            if self._complaints:
                 yield from self._pass_complaints()
         if not self._input:
             self._stop()
@@ -295,14 +295,14 @@ class FramedConnection(Connection):
         self.frame_begun = self._service.when_begun(self.frame_begun, self._decoder) if pending else None
         if not frames:
             return
-        if self._has_complaints or Complaint in map(type, frames):
-            self._has_complaints = True
+        if Complaint in map(type, frames):
+            self._complaints += sum(type(frame) is Complaint for frame in frames)
         frames.reverse()
         if self._input:
             frames.extend(self._input)
             self._hold()  # a reader that does not keep up has two reads' worth of frames at the most
         self._input = frames
-        if not self._has_complaints or (self.is_waiting and self._answer_complaints()):
+        if not self._complaints or (self.is_waiting and self._answer_complaints()):
             self._wake()
         if self._decoder.refusal is not None:
             self._hold()
@@ -311,8 +311,8 @@ class FramedConnection(Connection):
     def _answer_complaints(self) -> bool:
         """Answer to frames that were passed over, in their turn; return whether a frame is next."""
         while self._is_complaint_next and self._blocked is None:
+            self._complaints -= 1
             self._service.answer_complaint(self._input.pop(), self._transport)
-        self._has_complaints = Complaint in map(type, self._input)
         if self._is_held:
             self._release()
         return bool(self._input) and not self._is_complaint_next
@@ -336,7 +336,7 @@ class FramedConnection(Connection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._has_complaints and self.is_waiting and (self._answer_complaints() or self._end is not None):
+        if self._complaints and self.is_waiting and (self._answer_complaints() or self._end is not None):
             self._wake()
 
     def has_unread(self) -> bool:

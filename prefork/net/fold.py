@@ -2,7 +2,7 @@
 
 So an attack cannot fill a disk, and what happens is still said.
 
-Knows: kinds, a logger, time. Does not know: what a message means.
+Knows: kinds, time. Does not know: what a message means.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from __future__ import annotations
 import logging
 
 WINDOW_SECONDS = 10.0
-MAX_KINDS = 64  # beyond these all others are one kind
+MAX_KINDS = 64  # beyond these all others of a listener are one kind
+OTHER_KINDS = "other reasons"
 
 
 class Fold:
-    """Tells the first message of a kind at once, and how many followed when the window ends."""
+    """Lets the first message of a kind through, and tells how many followed when the window ends."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
         self._ends: dict[tuple[str, str], float] = {}
 
-    def tell(self, log: logging.Logger, kind: str, message: str, now: float) -> None:
-        """Log a message of a kind, or count it.
+    def admits(self, listener: str, kind: str, now: float) -> bool:
+        """Return whether a message is to be told; else it is counted.
 
         Args:
             kind: what it has in common with others, as the count is told with.
             now: CLOCK_MONOTONIC.
         """
-        key = (
-            log.name,
-            kind if len(self._ends) < MAX_KINDS or (log.name, kind) in self._ends else "of other kinds",
-        )
+        key = (listener, kind)
+        if key not in self._ends and len(self._ends) >= MAX_KINDS:
+            key = (listener, OTHER_KINDS)
         if key in self._ends:
             self._counts[key] = self._counts.get(key, 0) + 1
-            return
+            return False
         self._ends[key] = now + WINDOW_SECONDS
-        log.info("%s", message)
+        return True
 
     def flush(self, now: float) -> None:
         """Tell the counts of windows that have ended."""
@@ -43,4 +43,6 @@ class Fold:
             del self._ends[key]
             count = self._counts.pop(key, 0)
             if count:
-                logging.getLogger(key[0]).info("%d similar in %.0f s: %s", count, WINDOW_SECONDS, key[1])
+                logging.getLogger(f"prefork.{key[0]}").info(
+                    "%d similar in %.0f s: %s", count, WINDOW_SECONDS, key[1]
+                )

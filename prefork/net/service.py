@@ -176,10 +176,8 @@ class Service:
 
     def tell_peer(self, what: str, serial: int, peer: object) -> None:
         """Log why a peer is refused, in one line; many refusals for one reason are folded."""
-        self._fold(what, f"connection {self.name_connection(serial)} from {peer} refused: {what}")
-
-    def _fold(self, what: str, message: str) -> None:
-        self.site.fold.tell(self.log, re.sub("[0-9]+", "#", what), message, self.site.now)
+        if self.site.fold.admits(self.name, re.sub("[0-9]+", "#", what), self.site.now):
+            self.log.info("connection %s from %s refused: %s", self.name_connection(serial), peer, what)
 
     def when_begun(self, before: float | None, decoder: Decoder) -> float | None:
         """Return when the frame that is not whole yet began to arrive; None: there is none.
@@ -194,10 +192,9 @@ class Service:
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""
         self.site.tally.count(Cell.SKIPPED)
-        name = self.name_connection(transport.serial)
-        self._fold(
-            complaint.reason, f"a frame of {name} from {transport.peer} was passed over: {complaint.reason}"
-        )
+        if self.site.fold.admits(self.name, complaint.reason, self.site.now):
+            name = self.name_connection(transport.serial)
+            self.log.info("a frame of %s from %s was passed over: %s", name, transport.peer, complaint.reason)
         if complaint.answer:
             transport.write(complaint.answer)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefork.address import Address
+from prefork.config.model import ListenerConfig
 from prefork.config.model import Socket as SocketOptions
 from prefork.errors import BootError, ListenError
 from prefork.process.privileges import resolve_identity
@@ -70,7 +71,7 @@ def _set_family_options(sock: socket.socket, family: int, kind: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def open_inet(family: int, kind: int, where: Any, options: SocketOptions) -> socket.socket:
+def open_inet(family: int, kind: int, where: Any, config: ListenerConfig) -> socket.socket:
     """Return a socket that has joined the group of its address.
 
     Raises:
@@ -81,10 +82,12 @@ def open_inet(family: int, kind: int, where: Any, options: SocketOptions) -> soc
         _set_family_options(sock, family, kind)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setblocking(False)
-        set_options(sock, options)
+        set_options(sock, config.socket)
+        if kind == socket.SOCK_DGRAM:
+            set_datagram_options(sock, config.steer.is_by_source)
         sock.bind(where)
         if kind == socket.SOCK_STREAM:
-            sock.listen(options.backlog)
+            sock.listen(config.socket.backlog)
     except OSError:
         sock.close()
         raise
@@ -98,7 +101,6 @@ def set_options(sock: socket.socket, options: SocketOptions) -> None:
     if sock.family == socket.AF_UNIX:
         return
     if sock.type == socket.SOCK_DGRAM:
-        set_datagram_options(sock)
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(options.nodelay))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(options.keepalive > 0))
@@ -109,10 +111,15 @@ def set_options(sock: socket.socket, options: SocketOptions) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(options.user_timeout * 1000))
 
 
-def set_datagram_options(sock: socket.socket) -> None:
-    """Let the kernel join datagrams of one sender, and give none of groups that others have joined."""
+def set_datagram_options(sock: socket.socket, is_joining: bool = True) -> None:
+    """Give a new socket no datagrams of groups that others have joined.
+
+    Args:
+        is_joining: let the kernel join datagrams of one sender: those of several devices behind one address would
+            go to the worker of the first.
+    """
     try:
-        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+        sock.setsockopt(SOL_UDP, UDP_GRO, int(is_joining))
     except OSError:  # kernels before 5.0
         pass
     _set_multicast_all(sock, 0)
@@ -199,7 +206,11 @@ def _bind_path(sock: socket.socket, path: str, options: SocketOptions) -> None:
     finally:
         os.umask(umask)
     try:
-        set_owner(path, replace(options, mode=0o777 & ~umask if options.mode is None else options.mode))
+        set_owner(
+            path,
+            os.lstat(path).st_ino,
+            replace(options, mode=0o777 & ~umask if options.mode is None else options.mode),
+        )
     except OSError:
         os.unlink(path)
         raise
@@ -227,17 +238,24 @@ def check_owner(options: SocketOptions, name: str) -> None:
             raise ListenError(f"cannot give a socket away ({name}): {reason}") from error
 
 
-def set_owner(path: str, options: SocketOptions) -> None:
+def set_owner(path: str, inode: int, options: SocketOptions) -> None:
     """Give a unix socket the owner and the mode of the config.
 
     Raises:
-        OSError: it is not ours to give.
+        OSError: it is not ours to give, or no longer there.
     """
-    if options.owner is not None:
-        identity = resolve_identity(options.owner)
-        os.chown(path, identity.uid, identity.gid)
-    if options.mode is not None:
-        os.chmod(path, options.mode)
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # whoever may write to its folder may exchange it
+    try:
+        if os.fstat(fd).st_ino != inode:
+            raise FileNotFoundError(errno.ENOENT, "somebody has put another file in its place")
+        this = f"/proc/self/fd/{fd}"
+        if options.owner is not None:
+            identity = resolve_identity(options.owner)
+            os.chown(this, identity.uid, identity.gid)
+        if options.mode is not None:
+            os.chmod(this, options.mode)
+    finally:
+        os.close(fd)
 
 
 def refuse_live(address: Address, kind: int) -> None:

@@ -37,7 +37,7 @@ class Inheritance:
         """
         fd = int(address.path) if address.path.isdecimal() else self.names.get(address.path)
         if fd is None:
-            known = ", ".join(self.names) or "none"
+            known = ", ".join(sorted(self.names)) or "none"
             raise ListenError(f"cannot serve {address}: no socket of that name was inherited; there are {known}")
         if fd not in self.fds:
             raise ListenError(f"cannot serve {address}: descriptor {fd} was not inherited; pass it to the server")

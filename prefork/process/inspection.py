@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from prefork.address import parse_address
-from prefork.app import import_app, recognise
-from prefork.config import Loaded
+from prefork.app import AppKind, import_app, recognise
+from prefork.config import ListenerConfig, Loaded
 from prefork.errors import ConfigError
 from prefork.process.loading import import_listener
 from prefork.process.plan import app_directories
@@ -25,15 +25,30 @@ class Findings:
     lines: list[str] = field(default_factory=list)
 
 
+def find_kind(listener: ListenerConfig, directories: tuple[str, ...]) -> AppKind:
+    """Return the kind of a listener's app; whether an inherited socket has datagrams is not known yet.
+
+    Raises:
+        ConfigError: it cannot be served.
+    """
+    address = parse_address(listener.bind)
+    try:
+        app = import_listener(listener, directories, address.is_datagram)[listener.app]
+        return recognise(app, listener.app, address.is_datagram)
+    except ConfigError:
+        if not address.is_inherited:
+            raise
+        app = import_listener(listener, directories, is_datagram=True)[listener.app]
+        return recognise(app, listener.app, is_datagram=True)
+
+
 def inspect_config(loaded: Loaded) -> Findings:
     """Look at all that a config names, as a server would that starts with it."""
     found = Findings()
     directories = app_directories(loaded.path)
     for index, listener in enumerate(loaded.config.listeners):
         try:
-            is_datagram = parse_address(listener.bind).is_datagram
-            app = import_listener(listener, directories, is_datagram)[listener.app]
-            kind = recognise(app, listener.app, is_datagram)
+            kind = find_kind(listener, directories)
             found.lines.append(f"{listener.name}: {listener.bind} -> {listener.app}, {kind.value}")
         except ConfigError as error:
             where = loaded.at("listeners", index, "app")

@@ -64,7 +64,7 @@ class Listener:
         family, self._where = binding.resolve(self.address)
         try:
             binding.probe(family, self._kind_of_address, self._where)
-            self.sockets.append(binding.open_inet(family, self._kind_of_address, self._where, config.socket))
+            self.sockets.append(binding.open_inet(family, self._kind_of_address, self._where, config))
             self._where = self.sockets[0].getsockname()  # with the port, if any was free
             self._kind = self._kind_of_address
         except OSError as error:
@@ -137,7 +137,7 @@ class Listener:
         while not self.is_shared and len(self.sockets) < slots:
             family = self.sockets[0].family
             try:
-                self.sockets.append(binding.open_inet(family, self._kind_of_address, self._where, config.socket))
+                self.sockets.append(binding.open_inet(family, self._kind_of_address, self._where, config))
             except OSError as error:
                 raise ListenError(self._complaint(error)) from error
 
@@ -176,7 +176,7 @@ class Listener:
             if not self.is_datagram:
                 sock.listen(config.socket.backlog)  # a second listen(2) changes the backlog and loses nothing
         if self.address.is_unix and not self.address.is_abstract:
-            binding.set_owner(self.address.path, config.socket)
+            binding.set_owner(self.address.path, self._inode, config.socket)
         binding.leave(self.sockets[0], self._groups - set(config.socket.multicast))
         self._groups &= set(config.socket.multicast)
 

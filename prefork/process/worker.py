@@ -26,7 +26,7 @@ from prefork.net.acceptor import Shift
 from prefork.net.loop import READABLE, Selector, new_loop
 from prefork.net.pulse import Pulse
 from prefork.net.server import Loadout, Server
-from prefork.net.service import Draining, Worksite
+from prefork.net.service import USER_ERRORS, Draining, Worksite
 from prefork.net.tally import Tally
 from prefork.process.channel import Channel
 from prefork.process.kernel import close_all_but, die_with_parent
@@ -68,6 +68,7 @@ class Worker:
         self._channel = Channel(socket.socket(fileno=self._channel_fd))
         self._apps = apps
         self._title = ""
+        self._exit_code = 0
         self._give_up_ports: Callable[[], None] = lambda: None
 
     def run(self, parent: int) -> int:
@@ -96,7 +97,7 @@ class Worker:
         except PreforkError as error:
             self._channel.send(describe_failure(error))
             return 3
-        return 0
+        return self._exit_code
 
     def _run_to_end(self, runner: asyncio.Runner, serve: Coroutine[None, None, None]) -> None:
         """Run the loop until `serve` returns.
@@ -161,7 +162,12 @@ class Worker:
 
     def _cover(self, order: Cover, fd: int) -> None:
         partner = None if order.partner is None else self._plan.scoreboard.page(order.partner)
-        self._server.watch(order.listener, order.slot, fd, Shift(order.watch, partner))
+        try:
+            self._server.watch(order.listener, order.slot, fd, Shift(order.watch, partner))
+        except USER_ERRORS as error:
+            log.error("the app cannot serve %s: %s", order.listener, error, exc_info=error)
+            self._exit_code = 1
+            self._is_over.set()
 
     def _drain(self, order: Drain) -> None:
         leave = (order.leave_from, order.leave_until)
