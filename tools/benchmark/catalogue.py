@@ -157,7 +157,7 @@ def handshake(options: Options) -> Measurement:
     for entry in against(TLS_SERVERS, resumed.sample, UVLOOP_TLS, suffix=", resumed"):
         itself = {f"{TIMES} full": f"{entry.server.name}{FULL}"}
         entries.append(replace(entry, against={**entry.against, **itself}))
-    title = f"Connect, TLS 1.3 handshake by ECDSA P-256, send 1 byte, receive it, close; {CONNECTIONS} at a time"
+    title = f"Connect, TLS 1.3 handshake, send 1 byte, receive it, close; {CONNECTIONS} at a time"
     return throughput("handshake", title, full, entries, options.rounds)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.benchmark.workshop import Failure, Unavailable, Workshop, last_line, run_tool
 
 DAYS = "365"
-KEY_TYPE = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+KEY_TYPES = {"p256": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "rsa2048": ("rsa:2048",)}
 NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1"
 
 
@@ -26,7 +26,7 @@ class Certificate:
 
 
 def self_signed(shop: Workshop) -> Certificate:
-    """Return the one certificate of a workshop, with a key of ECDSA P-256.
+    """Return the one certificate of a workshop, with a key of its kind.
 
     Raises:
         Unavailable: there is no command `openssl`.
@@ -38,7 +38,7 @@ def self_signed(shop: Workshop) -> Certificate:
     openssl = shutil.which("openssl")
     if openssl is None:
         raise Unavailable("no command openssl")
-    request = [openssl, "req", "-x509", "-nodes", "-newkey", *KEY_TYPE, "-days", DAYS]
+    request = [openssl, "req", "-x509", "-nodes", "-newkey", *KEY_TYPES[shop.key_type], "-days", DAYS]
     names = ["-subj", "/CN=localhost", "-addext", NAMES]
     made = run_tool([*request, *names, "-keyout", str(files.key), "-out", str(files.cert)])
     if made.returncode != 0:

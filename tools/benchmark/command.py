@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tools.benchmark.catalogue import MEASUREMENTS, Options
+from tools.benchmark.certificate import KEY_TYPES
 from tools.benchmark.figures import Table, markdown, plain
 from tools.benchmark.machine import describe, machine_line
 from tools.benchmark.measurement import Measurement, run
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N,…",
         help=f"counts for the measurement `workers` ({','.join(map(str, DEFAULT_WORKERS))})",
     )
+    parser.add_argument("--key", choices=KEY_TYPES, default="p256", help="of the certificate under TLS (p256)")
     parser.add_argument("--json", action="store_true", help="print every figure of every round as JSON")
     return parser
 
@@ -146,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, leave)
     options = Options(asked.rounds, asked.seconds, asked.workers)
     measurements = [MEASUREMENTS[name](options) for name in asked.only]
-    with Workshop() as shop:
+    with Workshop(asked.key) as shop:
         facts = describe(shop)
         say(machine_line(facts))
         tables, is_complete = measure(measurements, shop, options.seconds)

@@ -52,7 +52,13 @@ class Program:
 class Workshop:
     """Owns a temporary directory; starts processes on the CPU of the server or of the load."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_type: str = "p256") -> None:
+        """Begin with an empty directory.
+
+        Args:
+            key_type: of the certificate's key, see certificate.py.
+        """
+        self.key_type = key_type
         cpus = sorted(os.sched_getaffinity(0))
         self._all_cpus = cpus
         self.load_cpu = cpus[0]
