@@ -141,6 +141,9 @@ def _of_choice(choices: tuple[Any, ...]) -> Option:
 
 def _one_of(options: list[Option]) -> Option:
     """Return what converts a value to the one type of a union that it can be of."""
+    anything = next((option for option in options if option.kinds == KINDS), None)
+    if anything is not None:
+        return anything
     chosen: dict[type, Option] = {}
     for option in sorted(options, key=lambda one: one.kinds == {int, float}):  # a whole number is an int first
         for kind in option.kinds:

@@ -27,10 +27,12 @@ class Complaint:
     Attributes:
         reason: one line, without a byte of the peer's.
         answer: what its sender is to be told, as it goes over the wire; empty: nothing.
+        error: of the app's own check, if it is rather that which is wrong.
     """
 
     reason: str
     answer: bytes = b""
+    error: Exception | None = None
 
 
 class Decoder(Protocol):

@@ -39,6 +39,9 @@ class JsonLines:
     check: Callable[[Any], Any] | None = None
     over: Over = Over.CLOSE
 
+    def __post_init__(self) -> None:
+        self.decoder()
+
     def decoder(self) -> JsonDecoder:
         return JsonDecoder(self)
 
@@ -114,7 +117,8 @@ class JsonDecoder:
             is_told = isinstance(error, ValueError | TypeError)
             told = " ".join(str(error).split()) if is_told else ""
             reason = f"cannot read a line: the check refuses it, {type(error).__name__}"
-            return Complaint(reason, tell(told or "it is not as it should be"))
+            answer = tell(told or "it is not as it should be")
+            return Complaint(reason, answer, None if is_told else error)
 
 
 def read_finite(text: str) -> float:

@@ -31,8 +31,8 @@ class Lines:
     over: Over = Over.CLOSE
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1 or not self.delimiter:
-            raise ValueError("a line has at least one byte, and a delimiter")
+        if self.max_bytes < 1 or not self.delimiter or not isinstance(self.over, Over):
+            raise ValueError("a line has at least one byte, a delimiter, and a policy of Over")
 
     def decoder(self) -> LineDecoder:
         return LineDecoder(self)

@@ -34,8 +34,8 @@ class Prefixed(ABC):
     over: Over = Over.CLOSE
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise ValueError("a frame has at least one byte")
+        if self.max_bytes < 1 or not isinstance(self.over, Over):
+            raise ValueError("a frame has at least one byte, and a policy of Over")
 
     def decoder(self) -> PrefixedDecoder:
         return PrefixedDecoder(self)
@@ -70,6 +70,11 @@ class Length(Prefixed):
     bytes: int = 4
     endian: str = "big"
     counts_itself: bool = False
+
+    def __post_init__(self) -> None:
+        Prefixed.__post_init__(self)
+        if self.bytes < 1 or self.endian not in ("big", "little"):
+            raise ValueError("a length has at least one byte, and is big or little endian")
 
     def measure(self, data: Any, at: int) -> Bounds | None:
         start = at + self.bytes

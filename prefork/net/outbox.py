@@ -220,10 +220,15 @@ class UnixOutbox(Outbox):
             self._send_now(data, peer)
 
     def _keep(self, data: Bytes, peer: Any) -> None:
-        if self._queued_bytes + len(data) + OVERHEAD_BYTES > self._service.limits.buffer:
-            self._service.site.tally.count(Cell.UNSENT)
+        queue = self._queues.setdefault(peer, deque())
+        size, limit = len(data) + OVERHEAD_BYTES, self._service.limits.buffer
+        theirs = (
+            sum(map(len, queue)) + OVERHEAD_BYTES * len(queue) if self._queued_bytes + size > limit // 2 else 0
+        )
+        if self._queued_bytes + size > limit or theirs + size > limit // 2:
+            self._service.site.tally.count(Cell.UNSENT)  # no peer has more than half of what all have
             return
-        self._queues.setdefault(peer, deque()).append(bytes(data))
+        queue.append(bytes(data))
         self._queued_bytes += len(data) + OVERHEAD_BYTES
         if not self._delay:
             self._try_after(FIRST_TRY_SECONDS)

@@ -192,9 +192,13 @@ class Service:
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""
         self.site.tally.count(Cell.SKIPPED)
+        if complaint.error is not None:
+            self.site.tally.count(Cell.ERRORS)
         if self.site.fold.admits(self.name, complaint.reason, self.site.now):
+            level = logging.INFO if complaint.error is None else logging.ERROR
             name = self.name_connection(transport.serial)
-            self.log.info("a frame of %s from %s was passed over: %s", name, transport.peer, complaint.reason)
+            message = "a frame of %s from %s was passed over: %s"
+            self.log.log(level, message, name, transport.peer, complaint.reason, exc_info=complaint.error)
         if complaint.answer:
             transport.write(complaint.answer)
 

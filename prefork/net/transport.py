@@ -157,6 +157,8 @@ class StreamTransport(Outlet):
             return
         if not self._mask & (READABLE | ENDED) and self._phase < CLOSING:
             self._set_mask(self._mask | READABLE)
+            if getattr(self._protocol, "frame_begun", None) is not None:
+                self._protocol.frame_begun = self._service.now  # what was held back was not the peer's delay
 
     def is_reading(self) -> bool:
         return self._mask & READABLE != 0
