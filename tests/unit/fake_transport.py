@@ -33,6 +33,7 @@ class FakeTransport:
         self.owes: bool | None = None
         self.held: bytes | None = None
         self.protocol: Any = None
+        self.service: Any = None
 
     @property
     def is_mid_frame(self) -> bool:
@@ -47,6 +48,8 @@ class FakeTransport:
 
     def resume_reading(self) -> None:
         self.is_paused = False
+        if getattr(self.protocol, "frame_begun", None) is not None:
+            self.protocol.frame_begun = self.service.now
 
     def close(self) -> None:
         self.is_closed = True
@@ -74,7 +77,7 @@ class Scene:
         self.service = new_service(limits, framing)
         self.transport = FakeTransport()
         self.conn = (FramedConnection if framing else Connection)(self.service, handler)
-        self.transport.protocol = self.conn
+        self.transport.protocol, self.transport.service = self.conn, self.service
         self.conn.connection_made(self.transport)
 
     async def arrive(self, *pieces: bytes) -> None:
