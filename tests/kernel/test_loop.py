@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from prefork.net.loop import READABLE, Selector, new_loop
-from tests.kernel.serving import PATIENCE_SECONDS
 
+PATIENCE_SECONDS = 10.0
 Schedule = Callable[[asyncio.AbstractEventLoop, Callable[[], None]], object]
 
 
