@@ -88,6 +88,7 @@ class Length(Prefixed):
         return start, start + size
 
     def encode(self, frame: Any) -> Any:
+        frame = frame if type(frame) is bytes else memoryview(frame).tobytes()
         size = len(frame) + (self.bytes if self.counts_itself else 0)
         try:
             return size.to_bytes(self.bytes, self.endian) + frame  # type: ignore[arg-type]

@@ -124,6 +124,8 @@ class Outlet(asyncio.Transport):
             return
         if not len(data):
             return
+        if data.__class__ is memoryview and (data.itemsize != 1 or data.ndim != 1):
+            data = data.cast("B")  # len() and slices of it count items, and send(2) counts bytes
         self.owes = False
         self.touched = self._service.now
         held, self.held = self.held, None
