@@ -159,26 +159,6 @@ def test_a_frame_behind_another_begins_with_its_own_first_byte() -> None:
     asyncio.run(scenario())
 
 
-def test_the_time_in_which_the_server_did_not_read_is_not_the_peers() -> None:
-    """A handler may be at work for longer than limits.message: what came meanwhile waits in the kernel."""
-
-    async def scenario() -> None:
-        worker = Worker()
-        scene = Scene(worker.handle, framing=LINES)
-        conn: Any = scene.conn
-        scene.service.now = 100.0
-        await scene.arrive(b"1\n", b"2\n", b"3\nhalf")
-        assert scene.transport.is_paused
-        assert conn.frame_begun == 100.0
-        scene.service.now = 1000.0
-        worker.permit(9)
-        await scene.settle()
-        assert not scene.transport.is_paused
-        assert conn.frame_begun == 1000.0
-
-    asyncio.run(scenario())
-
-
 # --- drain ---
 
 
