@@ -19,7 +19,7 @@ from prefork.net.service import USER_ERRORS, Service
 from prefork.scoreboard import Cell
 
 BATCH = 64  # reads per event; then others have their turn, and epoll reports the rest again
-LAST_BATCHES = 256  # more than any receive buffer holds of small datagrams; a flood must not hold up the end
+LAST_BATCHES = 256  # more than most receive buffers hold; a flood must not hold up the end
 MAX_BYTES = 65_536  # above the largest of UDP, 65,507
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 UNIX_BYTES = 1 << 20  # twice net.core.wmem_max and more
@@ -74,9 +74,9 @@ class DatagramSocket:
     """
 
     __slots__ = (
+        "_batches_left",
         "_buffer",
         "_function",
-        "_is_finishing",
         "_is_held",
         "_is_joined",
         "_is_wanted",
@@ -94,7 +94,7 @@ class DatagramSocket:
         self._receiver: Receiver = drop
         self._is_wanted = False  # by the master
         self._is_held = False  # by an app that has enough to do
-        self._is_finishing = False  # nobody comes after this worker
+        self._batches_left = 0  # while it reads the last ones: nobody comes after this worker
         self._mask = 0
         self._is_joined = is_joined(sock)
         self._buffer = bytearray(UNIX_BYTES if sock.family == socket.AF_UNIX else 0)
@@ -127,8 +127,7 @@ class DatagramSocket:
     def release(self) -> None:
         self._is_held = False
         self._listen()
-        if self._is_finishing:
-            self.finish()
+        self._read_last()
 
     def give_to(self, receiver: Receiver) -> None:
         """Let somebody else receive what comes from now on."""
@@ -139,13 +138,23 @@ class DatagramSocket:
         self._set_mask(self._mask | READABLE if is_reading else self._mask & ~READABLE)
 
     def finish(self) -> None:
-        """Read what is there, as far as the app has room for it, then no more."""
-        self._is_finishing = True
-        for _ in range(LAST_BATCHES):
-            if not self._mask & READABLE or not self._read():
-                break
-        if not self._is_held:
+        """Read what is there, a batch in each turn of the loop, then no more; it counts as a handler at work."""
+        if self._mask & READABLE and not self._batches_left:
+            self._batches_left = LAST_BATCHES
+            self._service.site.handlers += 1
+            self._read_last()
+
+    def _read_last(self) -> None:
+        if not self._batches_left or self._is_held:
+            return
+        self._batches_left -= 1
+        if self._mask & READABLE and self._read() and self._batches_left and not self.outbox.is_closed:
+            self._service.site.loop.call_soon(self._read_last)
+        elif not self._is_held:
+            self._batches_left = 0
             self.pause()
+            self._service.site.handlers -= 1
+            self._service.site.check_empty()
 
     def close(self) -> None:
         """Send what can be sent at once, and close."""
@@ -179,10 +188,8 @@ class DatagramSocket:
         """Read a batch; return how many datagrams there were."""
         count = 0
         try:
-            for _ in range(BATCH):
+            while count < BATCH and self._mask & READABLE:
                 count += self._read_one() if not self._is_joined else self._read_joined()
-                if not self._mask & READABLE:
-                    break
         except (BlockingIOError, InterruptedError):  # the buffer is empty
             pass
         except OSError:  # an earlier answer of ours could not be delivered: that is told here, udp(7)

@@ -76,8 +76,8 @@ class Handshake:
             self._expect(READABLE)
         except ssl.SSLWantWriteError:
             self._expect(WRITABLE)
-        except OSError as error:
-            self._fail(error)
+        except (OSError, ValueError) as error:
+            self._fail(error if isinstance(error, OSError) else OSError(str(error)))
         else:
             self._agree(self._tls)
 
@@ -100,10 +100,12 @@ class Handshake:
     def _wrap(self) -> TlsSocket:
         context = self._context
         theirs, context.sslsocket_class = context.sslsocket_class, TlsSocket
-        wrapped = context.wrap_socket(
-            self._arrival.sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        context.sslsocket_class = theirs
+        try:
+            wrapped = context.wrap_socket(
+                self._arrival.sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+            )
+        finally:
+            context.sslsocket_class = theirs
         assert isinstance(wrapped, TlsSocket)
         return wrapped
 

@@ -109,7 +109,7 @@ class Departures:
         """Whether a connection has been idle for so long that a request is hardly on its way."""
         at = self._times.get(transport)
         is_due = at is not None and transport.owes is not True and quiet >= QUIET_SECONDS and now >= at
-        return is_due and not transport.is_mid_frame
+        return is_due and not transport.is_mid_frame and not transport.get_write_buffer_size()
 
 
 class Service:

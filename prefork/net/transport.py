@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, BinaryIO
 
-from prefork.errors import RemoteProtocolError
+from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN, Outlet
@@ -322,11 +322,14 @@ class StreamTransport(Outlet):
             timeout: of the handshake; None: `limits.handshake`.
 
         Raises:
+            LocalProtocolError: it is no context, or a client's.
             RemoteProtocolError: plain bytes came behind the request: they may be a third party's.
             OSError: it is not agreed upon, and the connection is lost.
         """
         from prefork.net.tls_transport import upgrade  # which is made of this class
 
+        if not isinstance(context, ssl.SSLContext) or context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+            raise LocalProtocolError("cannot start TLS: it takes a context of PROTOCOL_TLS_SERVER")
         if self.is_closing():
             raise ConnectionResetError("cannot start TLS: the connection is closing")
         if hasattr(self._protocol, "has_unread") and self._protocol.has_unread():

@@ -108,7 +108,10 @@ class Listener:
         if not self.is_datagram:
             return 0
         size = 4 * SK_MEMINFO_VARS
-        found = (sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, size) for sock in self.sockets)
+        try:
+            found = [sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, size) for sock in self.sockets]
+        except OSError:  # kernels before 4.12, gVisor
+            return 0
         return sum(struct.unpack(f"@{SK_MEMINFO_VARS}I", data)[SK_MEMINFO_DROPS] for data in found)
 
     # --- more sockets, and fewer ---

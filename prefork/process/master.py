@@ -256,6 +256,7 @@ class Master:
         reloads.conclude()
 
     def _commit(self, generation: Generation) -> None:
+        self._cover()  # so that nobody of the old generation takes anything more of what the new one has
         before, self._current = self._current, generation
         self._course.commit(generation.count, generation.number)
         self._staff.ports.commit(generation.number, generation.config, self._clock())

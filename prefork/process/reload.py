@@ -189,6 +189,9 @@ class Reload:
     def _commit(self, generation: Generation) -> None:
         self._phase = Phase.OVER
         changes = describe_changes(self._current.config, generation.config)
+        old, new = self._current.plan.securities, generation.plan.securities
+        renewed = [name for name in new if name in old and old[name].fingerprint != new[name].fingerprint]
+        changes += [f"listeners.{name}.tls files" for name in renewed]
         before, after = self._running, generation.count
         if before != after and not any(change.startswith("workers ") for change in changes):
             changes.insert(0, f"workers {before}→{after}")
