@@ -45,6 +45,11 @@ class DatagramSockets:
         for sock in self._sockets.values():
             sock.pause()
 
+    def leave(self) -> None:
+        """Read a last batch, and leave the rest to those who come after."""
+        for sock in self._sockets.values():
+            sock.leave()
+
     def finish(self) -> None:
         """Read what is there already: nobody comes after this worker."""
         for sock in self._sockets.values():

@@ -137,9 +137,15 @@ class DatagramSocket:
         is_reading = self._is_wanted and not self._is_held and not self.outbox.is_closed
         self._set_mask(self._mask | READABLE if is_reading else self._mask & ~READABLE)
 
+    def leave(self) -> None:
+        """Read a last batch, and leave the rest to those who come after."""
+        if self._mask & READABLE:
+            self._read()
+        self.pause()
+
     def finish(self) -> None:
         """Read what is there, a batch in each turn of the loop, then no more; it counts as a handler at work."""
-        if self._mask & READABLE and not self._batches_left:
+        if self._is_wanted and not self._batches_left:
             self._batches_left = LAST_BATCHES
             self._service.site.handlers += 1
             self._read_last()

@@ -6,6 +6,7 @@ Knows: the kinds of apps. Does not know: where they come from, sockets.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -47,11 +48,28 @@ class _Coroutines:
 
 
 class StreamProtocol(asyncio.StreamReaderProtocol):
-    """asyncio's own protocol of a (reader, writer) handler, which can say whether anything is left to read."""
+    """asyncio's own protocol of a (reader, writer) handler; a drain lets the handler end by itself."""
 
     def __init__(self, reader: asyncio.StreamReader, *arguments: Any, **options: Any) -> None:
         super().__init__(reader, *arguments, **options)
-        self.has_unread = lambda: take_unread(reader)
+        self._find_reader = weakref.ref(reader)  # as asyncio does, lest a handler that is gone keeps it
+        self.is_over = False
+
+    def has_unread(self) -> bool:
+        """Whether bytes have come that nobody has read."""
+        reader = self._find_reader()
+        return reader is not None and take_unread(reader)
+
+    def end_input(self, reason: BaseException | None = None) -> None:  # noqa: ARG002  # as a connection's
+        """Let the reader see the end of its input: the handler ends by itself, with its answer whole."""
+        self.is_over = True
+        reader = self._find_reader()
+        if reader is not None:
+            reader.feed_eof()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.is_over:
+            super().data_received(data)
 
 
 def take_unread(reader: asyncio.StreamReader) -> bool:
@@ -91,3 +109,6 @@ class _Streams:
                 self._service.report_error(error, transport.serial, transport.peer)
         finally:
             writer.close()
+            lost = reader.exception()
+            if lost is not None:
+                lost.__traceback__ = None  # its frames hold this reader

@@ -18,6 +18,7 @@ from prefork.scoreboard import Cell
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 SEGMENT = struct.Struct("@H")
 MAX_SEGMENTS, MAX_JOINED_BYTES = 64, 65_507 - 8  # UDP_MAX_SEGMENTS; of one joined datagram
+HEADER_BYTES = 32  # of SO_SNDBUF are not for data: unix_dgram_sendmsg, net/unix/af_unix.c
 FIRST_TRY_SECONDS, LAST_TRY_SECONDS = 0.001, 0.05  # for a unix peer that does not read
 NEVER = (OSError, TypeError, ValueError, OverflowError)  # no such peer, or no such address
 GATHERED_BYTES = 16_384  # larger ones are hardly joined
@@ -214,10 +215,12 @@ class UnixOutbox(Outbox):
     def send(self, data: Bytes, peer: Any) -> None:
         if self.is_closed or peer is None:
             return
-        if peer in self._queues:
-            self._keep(data, peer)
-        else:
+        if peer not in self._queues:
             self._send_now(data, peer)
+        elif len(data) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - HEADER_BYTES:
+            raise ValueError(f"cannot send a datagram of {len(data)} bytes: it is too large")
+        else:
+            self._keep(data, peer)
 
     def _keep(self, data: Bytes, peer: Any) -> None:
         queue = self._queues.setdefault(peer, deque())
@@ -231,6 +234,7 @@ class UnixOutbox(Outbox):
         queue.append(bytes(data))
         self._queued_bytes += len(data) + OVERHEAD_BYTES
         if not self._delay:
+            self._service.site.handlers += 1  # a drain waits for it
             self._try_after(FIRST_TRY_SECONDS)
 
     def _try_after(self, seconds: float) -> None:
@@ -243,6 +247,9 @@ class UnixOutbox(Outbox):
         if self._queues and not self.is_closed:
             has_moved = self._queued_bytes < before
             self._try_after(FIRST_TRY_SECONDS if has_moved else min(2 * delay, LAST_TRY_SECONDS))
+        else:
+            self._service.site.handlers -= 1
+            self._service.site.check_empty()
 
     def flush(self) -> None:
         for peer, queue in list(self._queues.items()):

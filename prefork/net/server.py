@@ -55,6 +55,7 @@ class Server:
         """
         self.site = site
         self._reserve = Reserve()
+        self._is_last = False
         self._acceptors: dict[tuple[str, int], Acceptor] = {}
         self._datagrams = DatagramSockets()
         self._services = {listener.name: self._open_service(listener, loaded) for listener in listeners}
@@ -113,6 +114,9 @@ class Server:
         for service in self._services.values():
             service.departures = Departures()
         site.loop.call_later(seconds, self._cut, on_done)
+        self._is_last = is_last
+        if not is_last:
+            self._datagrams.leave()
         if is_last:
             site.loop.call_later(min(seconds, LAST_ACCEPTS_SECONDS), self._let_leave, leave, on_done)
         else:
@@ -138,7 +142,8 @@ class Server:
         self._datagrams.close()
 
     def _let_leave(self, leave: tuple[float, float], on_done: Callable[[], None]) -> None:
-        self._datagrams.finish()
+        if self._is_last:
+            self._datagrams.finish()
         self._close_acceptors()
         site = self.site
         now = site.loop.time()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -22,89 +21,71 @@ from prefork.net.pulse import Pulse, transports
 from prefork.net.service import Draining, Service, Worksite
 from prefork.net.tally import Tally
 from prefork.net.transport import StreamTransport
-from prefork.scoreboard import Cell, Scoreboard
+from prefork.scoreboard import Cell, Page, Scoreboard
 from prefork.watch import Watch
+from tests.kernel.certificates import HOST, Credentials
+from tests.kernel.clients import PATIENCE_SECONDS, Client, TlsClient
 
-FAMILIES = ("tcp", "tcp6", "unix")
-PATIENCE_SECONDS = 10.0
+FAMILIES = ("tcp", "tcp6", "tls", "unix")
 POLL_SECONDS = 0.002
+DATA_SEGMENTS_OUT = 156  # offset of tcpi_data_segs_out in struct tcp_info, linux/tcp.h
 PULSE_SECONDS = 0.02
 Result = TypeVar("Result")
 
 
-def listen(family: str, folder: Path, backlog: int = 128) -> socket.socket:
-    """Return a listening socket on a free address."""
+class Listening(socket.socket):
+    """A listening socket; with credentials TLS is spoken on it."""
+
+    credentials: Credentials | None = None
+
+    @property
+    def is_unix(self) -> bool:
+        return self.family == socket.AF_UNIX
+
+    def new_client(self, receive_bytes: int = 0) -> Client:
+        """Return a client that is not connected yet; it has its descriptor already.
+
+        Args:
+            receive_bytes: the size of its receive buffer; 0: the kernel's.
+        """
+        sock = socket.socket(self.family)
+        if receive_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        sock.setblocking(False)
+        return Client(sock) if self.credentials is None else TlsClient(sock, self.credentials.client)
+
+
+def listen(family: str, folder: Path, backlog: int = 128, credentials: Credentials | None = None) -> Listening:
+    """Return a listening socket on a free address.
+
+    Args:
+        credentials: for TLS; only the family "tls" takes them.
+    """
     if family == "unix":
-        sock = socket.socket(socket.AF_UNIX)
+        sock = Listening(socket.AF_UNIX)
         sock.bind(str(folder / f"{time.monotonic_ns()}.sock"))
     else:
-        sock = socket.socket(socket.AF_INET6 if family == "tcp6" else socket.AF_INET)
-        sock.bind(("::1" if family == "tcp6" else "127.0.0.1", 0))
+        sock = Listening(socket.AF_INET6 if family == "tcp6" else socket.AF_INET)
+        sock.bind(("::1" if family == "tcp6" else HOST, 0))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if family == "tls":
+        assert credentials is not None
+        sock.credentials = credentials
     sock.listen(backlog)
     sock.setblocking(False)
     return sock
 
 
-class Client:
-    """The other side: a plain non-blocking socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self._loop = asyncio.get_running_loop()
-
-    async def send(self, data: bytes) -> None:
-        await self._loop.sock_sendall(self.socket, data)
-
-    async def receive(self, count: int = 65_536) -> bytes:
-        """Return what comes next, at most `count` bytes."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self._loop.sock_recv(self.socket, count)
-
-    async def receive_exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count and (more := await self.receive(min(65_536, count - len(data)))):
-            data += more
-        return bytes(data)
-
-    async def receive_all(self) -> bytes:
-        """Return all that comes until the other side's FIN."""
-        data = bytearray()
-        while more := await self.receive():
-            data += more
-        return bytes(data)
-
-    def finish(self) -> None:
-        """Say that nothing more will come."""
-        self.socket.shutdown(socket.SHUT_WR)
-
-    def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def close(self) -> None:
-        self.socket.close()
-
-
 class Serving:
-    """One listening socket, one service, any number of clients."""
+    """One socket, what serves it, any number of clients."""
 
-    def __init__(self, listening: socket.socket, site: Worksite, service: Service) -> None:
+    def __init__(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        selector = loop.prefork_selector  # type: ignore[attr-defined]
         self.listening = listening
-        self.site = site
-        self.service = service
         self.scoreboard = Scoreboard(2)
-        self.reserve = Reserve()
+        self.site = Worksite(loop, selector, Tally(self.scoreboard.page(0)), Draining())
         self.clients: list[Client] = []
-        self.acceptors: list[Acceptor] = []
-
-    def watch(self, watch: Watch = Watch.FIRST) -> Acceptor:
-        """Accept from the socket."""
-        acceptor = Acceptor(
-            ListeningSocket(self.listening.dup().detach()), self.service, self.reserve, Shift(watch)
-        )
-        self.acceptors.append(acceptor)
-        return acceptor
 
     async def connect(self, receive_bytes: int = 0) -> Client:
         """Connect a client.
@@ -112,14 +93,15 @@ class Serving:
         Args:
             receive_bytes: the size of its receive buffer; 0: the kernel's.
         """
-        sock = socket.socket(self.listening.family)
-        if receive_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        sock.setblocking(False)
-        client = Client(sock)
-        self.clients.append(client)
-        await self.site.loop.sock_connect(sock, self.listening.getsockname())
+        client = self.new_client(receive_bytes)
+        await client.connect(self.listening.getsockname())
         return client
+
+    def new_client(self, receive_bytes: int = 0) -> Client:
+        """Return a client that is not connected yet."""
+        assert isinstance(self.listening, Listening)
+        self.clients.append(self.listening.new_client(receive_bytes))
+        return self.clients[-1]
 
     @property
     def transports(self) -> list[StreamTransport]:
@@ -132,35 +114,59 @@ class Serving:
         """Wait until no connection is open."""
         await until(lambda: not self.site.tally.open)
 
+    def stop_accepting(self) -> None:
+        """Leave the socket to others."""
+
     async def end(self) -> None:
-        for acceptor in self.acceptors:
-            acceptor.close()
+        self.stop_accepting()
         for client in self.clients:
-            client.close()
+            await client.end()
         for transport in self.transports:
             transport.abort()
         await self.until_closed()
-        self.reserve.close()
         self.site.pool.shutdown()
+
+
+class Accepting(Serving):
+    """Any number of acceptors, each with a descriptor of its own, and one service."""
+
+    def __init__(self, app: Any, listening: Listening, limits: Limits) -> None:
+        super().__init__(listening)
+        credentials = listening.credentials
+        self.service = service = Service("test", limits, None, self.site)
+        service.make_protocol = build_protocol_factory(app, service)
+        service.security = None if credentials is None else credentials.security
+        self.reserve = Reserve()
+        self.acceptors: list[Acceptor] = []
+        Pulse(self.site, PULSE_SECONDS, lambda: setattr(service, "now", self.site.now))
+
+    def watch(self, watch: Watch = Watch.FIRST, partner: Page | None = None) -> Acceptor:
+        """Accept from the socket.
+
+        Args:
+            partner: the page of the other worker that watches it.
+        """
+        listening = ListeningSocket(self.listening.dup().detach())
+        acceptor = Acceptor(listening, self.service, self.reserve, Shift(watch, partner))
+        self.acceptors.append(acceptor)
+        return acceptor
+
+    def stop_accepting(self) -> None:
+        for acceptor in self.acceptors:
+            acceptor.close()
+        self.reserve.close()
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Any, listening: socket.socket, limits: Limits | None = None, watch: Watch | None = Watch.FIRST
-) -> AsyncIterator[Serving]:
+    app: Any, listening: Listening, limits: Limits | None = None, watch: Watch | None = Watch.FIRST
+) -> AsyncIterator[Accepting]:
     """Serve an app on a listening socket, on the loop that runs.
 
     Args:
         watch: how the socket is watched from the beginning; None: not yet.
     """
-    loop = asyncio.get_running_loop()
-    site = Worksite(loop, loop.prefork_selector, None, Draining())  # type: ignore[attr-defined, arg-type]
-    limits = limits or Limits()
-    service = Service("test", limits, None, site)
-    service.make_protocol = build_protocol_factory(app, service)
-    made = Serving(listening, site, service)
-    site.tally = Tally(made.scoreboard.page(0))
-    Pulse(site, PULSE_SECONDS, lambda: setattr(service, "now", site.now))
+    made = Accepting(app, listening, limits or Limits())
     if watch is not None:
         made.watch(watch)
     try:
@@ -170,14 +176,18 @@ async def serving(
 
 
 def run(scenario: Coroutine[Any, Any, Result]) -> Result:
-    """Run a scenario on a loop as a worker has it."""
+    """Run a scenario on a loop as a worker has it; nothing may fail there that nobody hears of."""
     loop, selector = new_loop()
     loop.prefork_selector = selector  # type: ignore[attr-defined]
+    unheard: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         try:
-            return runner.run(scenario)
+            result = runner.run(scenario)
         except (SystemExit, GeneratorExit, asyncio.CancelledError) as error:
             raise AssertionError(f"the loop was ended by {error!r}") from error
+    assert not unheard
+    return result
 
 
 async def until(condition: Callable[[], Result], within: float = PATIENCE_SECONDS) -> Result:
@@ -188,6 +198,12 @@ async def until(condition: Callable[[], Result], within: float = PATIENCE_SECOND
             raise AssertionError(f"not true within {within} s; the last value was {value!r}")
         await turn(POLL_SECONDS)
     return value
+
+
+def data_segments_out(sock: socket.socket) -> int:
+    """Return how many segments with data a socket has sent: each send of a few bytes makes one."""
+    told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, DATA_SEGMENTS_OUT + 4)
+    return int.from_bytes(told[DATA_SEGMENTS_OUT:], "little")
 
 
 async def turn(seconds: float = 0.0) -> None:

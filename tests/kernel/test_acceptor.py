@@ -18,7 +18,8 @@ from prefork.config.model import Limits
 from prefork.net.acceptor import HEAD_START_SECONDS
 from prefork.scoreboard import Cell
 from prefork.watch import Watch
-from tests.kernel.serving import Client, Serving, cpu_share, run, serving, turn, until, within
+from tests.kernel.clients import Client
+from tests.kernel.serving import Listening, Serving, cpu_share, run, serving, turn, until, within
 
 
 async def is_served(client: Client) -> bool:
@@ -40,7 +41,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 
 def test_without_a_descriptor_clients_are_told_to_go_and_the_loop_does_not_spin(
-    tcp: socket.socket, caplog: pytest.LogCaptureFixture
+    tcp: Listening, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Regression 15."""
 
@@ -76,7 +77,7 @@ def raw_client(server: Serving) -> Client:
 
 
 def test_connections_that_wait_without_a_descriptor_at_all_are_served_when_there_is_one(
-    tcp: socket.socket,
+    tcp: Listening,
 ) -> None:
     """Even the reserve is gone here: somebody else was faster."""
 
@@ -93,7 +94,7 @@ def test_connections_that_wait_without_a_descriptor_at_all_are_served_when_there
     run(scenario())
 
 
-def test_a_second_worker_takes_what_is_still_there_after_the_firsts_head_start(tcp: socket.socket) -> None:
+def test_a_second_worker_takes_what_is_still_there_after_the_firsts_head_start(tcp: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp, watch=Watch.SECOND) as server:
             client = await server.connect()
@@ -104,7 +105,7 @@ def test_a_second_worker_takes_what_is_still_there_after_the_firsts_head_start(t
     run(scenario())
 
 
-def test_a_second_worker_leaves_to_the_first_what_the_first_takes(tcp: socket.socket) -> None:
+def test_a_second_worker_leaves_to_the_first_what_the_first_takes(tcp: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp) as first, serving(Echo, tcp, watch=Watch.SECOND) as second:
             for _ in range(20):
@@ -116,7 +117,7 @@ def test_a_second_worker_leaves_to_the_first_what_the_first_takes(tcp: socket.so
     run(scenario())
 
 
-def test_a_second_worker_takes_all_of_a_burst_though_an_edge_is_reported_once(tcp: socket.socket) -> None:
+def test_a_second_worker_takes_all_of_a_burst_though_an_edge_is_reported_once(tcp: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp, watch=Watch.SECOND) as server:
             clients = [await server.connect() for _ in range(100)]
@@ -128,7 +129,7 @@ def test_a_second_worker_takes_all_of_a_burst_though_an_edge_is_reported_once(tc
     run(scenario())
 
 
-def test_a_second_worker_that_waits_spends_no_time_on_what_it_leaves(tcp: socket.socket) -> None:
+def test_a_second_worker_that_waits_spends_no_time_on_what_it_leaves(tcp: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp, Limits(connections=1), watch=Watch.SECOND) as server:
             assert await is_served(await server.connect())
@@ -140,9 +141,7 @@ def test_a_second_worker_that_waits_spends_no_time_on_what_it_leaves(tcp: socket
 
 
 @pytest.mark.parametrize("watch", [Watch.FIRST, Watch.SECOND, Watch.SHARED])
-def test_at_the_limit_of_connections_new_ones_wait_and_come_in_one_by_one(
-    tcp: socket.socket, watch: Watch
-) -> None:
+def test_at_the_limit_of_connections_new_ones_wait_and_come_in_one_by_one(tcp: Listening, watch: Watch) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp, Limits(connections=2), watch=watch) as server:
             clients = [await server.connect() for _ in range(6)]
@@ -158,7 +157,7 @@ def test_at_the_limit_of_connections_new_ones_wait_and_come_in_one_by_one(
     run(scenario())
 
 
-def test_a_paused_acceptor_leaves_connections_in_the_queue_until_it_resumes(listening: socket.socket) -> None:
+def test_a_paused_acceptor_leaves_connections_in_the_queue_until_it_resumes(listening: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, listening) as server:
             (acceptor,) = server.acceptors
@@ -174,7 +173,7 @@ def test_a_paused_acceptor_leaves_connections_in_the_queue_until_it_resumes(list
     run(scenario())
 
 
-def test_more_connections_than_one_batch_are_all_accepted(tmp_path: object, tcp: socket.socket) -> None:
+def test_more_connections_than_one_batch_are_all_accepted(tmp_path: object, tcp: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp, watch=None) as server:
             clients = [await server.connect() for _ in range(120)]
@@ -185,7 +184,7 @@ def test_more_connections_than_one_batch_are_all_accepted(tmp_path: object, tcp:
     run(scenario())
 
 
-def test_a_connection_that_was_reset_in_the_queue_harms_nobody(tcp: socket.socket) -> None:
+def test_a_connection_that_was_reset_in_the_queue_harms_nobody(tcp: Listening) -> None:
     async def scenario() -> None:
         async with serving(Echo, tcp, watch=None) as server:
             gone = [await server.connect() for _ in range(10)]
@@ -199,7 +198,7 @@ def test_a_connection_that_was_reset_in_the_queue_harms_nobody(tcp: socket.socke
     run(scenario())
 
 
-def test_two_workers_share_a_socket_without_losing_a_connection(listening: socket.socket) -> None:
+def test_two_workers_share_a_socket_without_losing_a_connection(listening: Listening) -> None:
     async def scenario() -> None:
         shared = Watch.SHARED
         async with serving(Echo, listening, watch=shared) as one, serving(Echo, listening, watch=shared) as two:

@@ -1,13 +1,10 @@
-"""How a connection ends, over tcp, tcp6 and unix: closed, aborted, reset, timed out, and what is left then."""
+"""How a connection ends, over tcp, tcp6, tls and unix: closed, aborted, reset, timed out; what is left then."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
-import socket
 import time
-import weakref
 
 import pytest
 
@@ -16,17 +13,13 @@ from prefork.config.model import Limits
 from prefork.net.linger import Linger
 from prefork.scoreboard import Cell
 from tests.kernel.protocols import Gathering, KeepsOpen, Recorder
-from tests.kernel.serving import Serving, run, serving, turn, until, within
+from tests.kernel.serving import Listening, Serving, run, serving, turn, until, within
 
 MEBIBYTE = 1 << 20
 BLOCK = random.Random(3).randbytes(MEBIBYTE)
 
 
-def is_unix(listening: socket.socket) -> bool:
-    return listening.family == socket.AF_UNIX
-
-
-def test_a_close_delivers_all_that_was_written_before(listening: socket.socket) -> None:
+def test_a_close_delivers_all_that_was_written_before(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening) as server:
@@ -45,7 +38,7 @@ def test_a_close_delivers_all_that_was_written_before(listening: socket.socket) 
     run(scenario())
 
 
-def test_a_handler_that_returns_has_everything_delivered(listening: socket.socket) -> None:
+def test_a_handler_that_returns_has_everything_delivered(listening: Listening) -> None:
     async def handle(conn: Connection) -> None:
         conn.write(BLOCK * 8)
 
@@ -58,7 +51,7 @@ def test_a_handler_that_returns_has_everything_delivered(listening: socket.socke
 
 
 @pytest.mark.parametrize("attempt", range(20))
-def test_an_early_answer_is_whole_though_the_question_is_not_read(tcp: socket.socket, attempt: int) -> None:
+def test_an_early_answer_is_whole_though_the_question_is_not_read(inet: Listening, attempt: int) -> None:
     """A close with unread input would send a reset, which destroys the answer on its way."""
 
     async def refuse(conn: Connection) -> None:
@@ -66,7 +59,7 @@ def test_an_early_answer_is_whole_though_the_question_is_not_read(tcp: socket.so
         await conn.send(BLOCK)
 
     async def scenario() -> None:
-        async with serving(refuse, tcp) as server:
+        async with serving(refuse, inet) as server:
             client = await server.connect()
             sending = asyncio.ensure_future(client.send(BLOCK * 4))
             assert await client.receive_all() == BLOCK
@@ -80,12 +73,12 @@ def lingering(server: Serving) -> list[Linger]:
     return [w for w in server.site.selector.watchers.values() if isinstance(w, Linger)]
 
 
-def test_a_connection_that_lingers_is_open_until_the_peer_has_closed_too(tcp: socket.socket) -> None:
+def test_a_connection_that_lingers_is_open_until_the_peer_has_closed_too(inet: Listening) -> None:
     async def handle(conn: Connection) -> None:
         await conn.send(b"bye")
 
     async def scenario() -> None:
-        async with serving(handle, tcp) as server:
+        async with serving(handle, inet) as server:
             client = await server.connect()
             assert await client.receive_all() == b"bye"
             await until(lambda: lingering(server))
@@ -98,12 +91,12 @@ def test_a_connection_that_lingers_is_open_until_the_peer_has_closed_too(tcp: so
     run(scenario())
 
 
-def test_a_connection_lingers_no_longer_than_its_deadline(tcp: socket.socket) -> None:
+def test_a_connection_lingers_no_longer_than_its_deadline(inet: Listening) -> None:
     async def handle(conn: Connection) -> None:
         await conn.send(b"bye")
 
     async def scenario() -> None:
-        async with serving(handle, tcp) as server:
+        async with serving(handle, inet) as server:
             client = await server.connect()
             assert await client.receive_all() == b"bye"
             await until(lambda: not server.site.tally.open, within=5)
@@ -111,7 +104,7 @@ def test_a_connection_lingers_no_longer_than_its_deadline(tcp: socket.socket) ->
     run(scenario())
 
 
-def test_an_abort_is_a_reset(listening: socket.socket) -> None:
+def test_an_abort_is_a_reset(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening) as server:
@@ -122,7 +115,7 @@ def test_an_abort_is_a_reset(listening: socket.socket) -> None:
             protocol.transport.abort()
             await server.until_closed()
             assert protocol.lost == [None]
-            if is_unix(listening):
+            if listening.is_unix:
                 assert len(await client.receive_all()) < 8 * MEBIBYTE
             else:
                 with pytest.raises(ConnectionResetError):
@@ -131,10 +124,10 @@ def test_an_abort_is_a_reset(listening: socket.socket) -> None:
     run(scenario())
 
 
-def test_an_abort_after_a_close_ends_a_flush_that_takes_too_long(tcp: socket.socket) -> None:
+def test_an_abort_after_a_close_ends_a_flush_that_takes_too_long(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
-        async with serving(protocols, tcp) as server:
+        async with serving(protocols, listening) as server:
             await server.connect(4096)
             protocol = await protocols.first()
             protocol.transport.write(BLOCK * 8)
@@ -148,10 +141,10 @@ def test_an_abort_after_a_close_ends_a_flush_that_takes_too_long(tcp: socket.soc
     run(scenario())
 
 
-def test_a_reset_by_the_peer_is_told_and_counted(tcp: socket.socket) -> None:
+def test_a_reset_by_the_peer_is_told_and_counted(inet: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
-        async with serving(protocols, tcp) as server:
+        async with serving(protocols, inet) as server:
             client = await server.connect()
             protocol = await protocols.first()
             client.reset()
@@ -162,10 +155,10 @@ def test_a_reset_by_the_peer_is_told_and_counted(tcp: socket.socket) -> None:
     run(scenario())
 
 
-def test_a_reset_while_we_write_is_told_once(tcp: socket.socket) -> None:
+def test_a_reset_while_we_write_is_told_once(inet: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
-        async with serving(protocols, tcp) as server:
+        async with serving(protocols, inet) as server:
             client = await server.connect(4096)
             protocol = await protocols.first()
             protocol.transport.write(BLOCK * 8)
@@ -180,7 +173,7 @@ def test_a_reset_while_we_write_is_told_once(tcp: socket.socket) -> None:
     run(scenario())
 
 
-def test_what_is_written_after_a_close_is_dropped(listening: socket.socket) -> None:
+def test_what_is_written_after_a_close_is_dropped(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening) as server:
@@ -200,7 +193,7 @@ def test_what_is_written_after_a_close_is_dropped(listening: socket.socket) -> N
 
 
 def test_what_is_written_before_a_close_in_one_event_is_sent_and_what_follows_is_not(
-    listening: socket.socket,
+    listening: Listening,
 ) -> None:
     class Refuses(Recorder):
         def data_received(self, data: bytes) -> None:
@@ -217,10 +210,10 @@ def test_what_is_written_before_a_close_in_one_event_is_sent_and_what_follows_is
     run(scenario())
 
 
-def test_a_write_after_our_end_of_file_is_an_error(listening: socket.socket) -> None:
+def test_a_write_after_our_end_of_file_is_an_error(plain: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering(KeepsOpen)
-        async with serving(protocols, listening) as server:
+        async with serving(protocols, plain) as server:
             await server.connect()
             protocol = await protocols.first()
             assert protocol.transport.can_write_eof()
@@ -232,7 +225,7 @@ def test_a_write_after_our_end_of_file_is_an_error(listening: socket.socket) -> 
     run(scenario())
 
 
-def test_a_write_after_our_end_of_file_is_an_error_in_a_read_event_too(listening: socket.socket) -> None:
+def test_a_write_after_our_end_of_file_is_an_error_in_a_read_event_too(plain: Listening) -> None:
     class WritesLate(KeepsOpen):
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -243,7 +236,7 @@ def test_a_write_after_our_end_of_file_is_an_error_in_a_read_event_too(listening
 
     async def scenario() -> None:
         protocols = Gathering(WritesLate)
-        async with serving(protocols, listening) as server:
+        async with serving(protocols, plain) as server:
             client = await server.connect()
             protocol = await protocols.first()
             protocol.transport.write_eof()
@@ -258,7 +251,7 @@ def test_a_write_after_our_end_of_file_is_an_error_in_a_read_event_too(listening
     run(scenario())
 
 
-def test_a_silent_connection_is_ended_after_limits_idle(listening: socket.socket) -> None:
+def test_a_silent_connection_is_ended_after_limits_idle(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening, Limits(idle=0.3)) as server:
@@ -274,7 +267,7 @@ def test_a_silent_connection_is_ended_after_limits_idle(listening: socket.socket
     run(scenario())
 
 
-def test_a_handler_at_work_is_not_idle(listening: socket.socket) -> None:
+def test_a_handler_at_work_is_not_idle(listening: Listening) -> None:
     async def handle(conn: Connection) -> None:
         await go.wait()
         await conn.send(b"done")
@@ -290,52 +283,3 @@ def test_a_handler_at_work_is_not_idle(listening: socket.socket) -> None:
             assert server.count(Cell.TIMED_OUT) == 0
 
     run(scenario())
-
-
-@pytest.mark.parametrize("ending", ["peer closes", "we close", "we abort", "reset"])
-@pytest.mark.parametrize("kind", ["coroutine", "callback"])
-def test_nothing_of_a_closed_connection_stays_in_memory(tcp: socket.socket, ending: str, kind: str) -> None:
-    """Not even until the garbage collector comes: 1,000 closed connections a second are as many cycles."""
-    alive: weakref.WeakSet[object] = weakref.WeakSet()
-
-    async def handle(conn: Connection) -> None:
-        alive.add(conn)
-        async for data in conn:
-            await conn.send(data)
-            if ending == "we close":
-                return
-            if ending == "we abort":
-                conn.abort()
-
-    class Protocol(Recorder):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
-            alive.add(transport)
-
-        def data_received(self, data: bytes) -> None:
-            self.transport.write(data)
-            if ending == "we close":
-                self.transport.close()
-            if ending == "we abort":
-                self.transport.abort()
-
-    async def scenario() -> None:
-        async with serving(handle if kind == "coroutine" else Protocol, tcp) as server:
-            for _ in range(20):
-                client = await server.connect()
-                await client.send(b"x")
-                if ending == "reset":
-                    await client.receive(1)
-                    client.reset()
-                elif ending != "we abort":
-                    await client.receive(1)
-                    client.close()
-            await server.until_closed()
-            await turn()
-            assert len(alive) <= 1  # the last one may still be named by a frame of the loop
-
-    gc.disable()
-    try:
-        run(scenario())
-    finally:
-        gc.enable()

@@ -11,7 +11,7 @@ import pytest
 from prefork import Connection
 from prefork.scoreboard import Cell
 from tests.kernel.protocols import Echo, Gathering, Recorder
-from tests.kernel.serving import run, serving, turn, until
+from tests.kernel.serving import Listening, run, serving, turn, until
 
 FAULTS: dict[str, type[BaseException]] = {
     "an exception": ValueError,
@@ -27,7 +27,7 @@ def fail(kind: type[BaseException]) -> None:
 @pytest.mark.parametrize("kind", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("where", ["connection_made", "data_received", "eof_received", "connection_lost"])
 def test_a_protocol_that_raises_costs_its_own_connection(
-    tcp: socket.socket, kind: type[BaseException], where: str, caplog: pytest.LogCaptureFixture
+    listening: Listening, kind: type[BaseException], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def faulty(self: object, *_: object) -> None:
         fail(kind)
@@ -36,7 +36,7 @@ def test_a_protocol_that_raises_costs_its_own_connection(
     make = iter([broken, Echo])
 
     async def scenario() -> None:
-        async with serving(Gathering(lambda: next(make)()), tcp) as server:
+        async with serving(Gathering(lambda: next(make)()), listening) as server:
             victim, bystander = await server.connect(), await server.connect()
             await victim.send(b"x")
             victim.finish()
@@ -58,7 +58,7 @@ def test_a_protocol_that_raises_costs_its_own_connection(
     ids=["an exception in its first step", "an exception after a read", "sys.exit after a read"],
 )
 def test_a_handler_that_raises_costs_its_own_connection(
-    tcp: socket.socket, kind: type[BaseException], late: bool, caplog: pytest.LogCaptureFixture
+    listening: Listening, kind: type[BaseException], late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handle(conn: Connection) -> None:
         if late or await conn.read() == b"bystander":
@@ -73,7 +73,7 @@ def test_a_handler_that_raises_costs_its_own_connection(
         fail(kind)
 
     async def scenario() -> None:
-        async with serving(handle if late else first_step, tcp) as server:
+        async with serving(handle if late else first_step, listening) as server:
             victim = await server.connect()
             await victim.send(b"victim")
             assert await victim.receive_all() == b""
@@ -85,25 +85,25 @@ def test_a_handler_that_raises_costs_its_own_connection(
     assert [r.exc_info is not None for r in caplog.records if r.name == "prefork.test"] == [True]
 
 
-def test_what_a_handler_has_sent_before_it_fails_is_delivered(tcp: socket.socket) -> None:
+def test_what_a_handler_has_sent_before_it_fails_is_delivered(listening: Listening) -> None:
     async def handle(conn: Connection) -> None:
         await conn.send(b"the answer")
         raise ValueError
 
     async def scenario() -> None:
-        async with serving(handle, tcp) as server:
+        async with serving(handle, listening) as server:
             client = await server.connect()
             assert await client.receive_all() == b"the answer"
 
     run(scenario())
 
 
-def test_an_app_that_makes_no_protocol_costs_the_connection(tcp: socket.socket) -> None:
+def test_an_app_that_makes_no_protocol_costs_the_connection(listening: Listening) -> None:
     def factory() -> object:
         return object()
 
     async def scenario() -> None:
-        async with serving(factory, tcp) as server:
+        async with serving(factory, listening) as server:
             client = await server.connect()
             assert await client.receive_all() == b""
             client.close()
@@ -112,13 +112,13 @@ def test_an_app_that_makes_no_protocol_costs_the_connection(tcp: socket.socket) 
     run(scenario())
 
 
-def test_a_reset_is_no_error_of_the_app(tcp: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reset_is_no_error_of_the_app(inet: Listening, caplog: pytest.LogCaptureFixture) -> None:
     async def handle(conn: Connection) -> None:
         async for data in conn:
             await conn.send(data)
 
     async def scenario() -> None:
-        async with serving(handle, tcp) as server:
+        async with serving(handle, inet) as server:
             client = await server.connect()
             await client.send(b"x")
             await client.receive(1)
@@ -147,24 +147,26 @@ class Ends(Recorder):
 
 @pytest.mark.parametrize("method", ["pause_reading", "close", "abort"])
 def test_bytes_of_one_turn_do_not_reach_a_protocol_that_another_has_just_stopped(
-    tcp: socket.socket, method: str
+    listening: Listening, method: str
 ) -> None:
     """Both had an event when the selector returned: the first callback decides over the second."""
     everyone: list[Recorder] = []
 
     async def scenario() -> None:
-        async with serving(Gathering(lambda: Ends(everyone, method)), tcp) as server:
+        async with serving(Gathering(lambda: Ends(everyone, method)), listening) as server:
             clients = [await server.connect() for _ in range(5)]
             await until(lambda: len(everyone) == 5)
             for client in clients:
-                client.socket.send(b"all in one turn")
+                await client.send(b"all in one turn")
             await turn(0.05)
             assert [bool(protocol.data) for protocol in everyone].count(True) == 1
 
     run(scenario())
 
 
-def test_a_descriptor_that_is_closed_and_taken_again_in_one_turn_gets_no_foreign_bytes(tcp: socket.socket) -> None:
+def test_a_descriptor_that_is_closed_and_taken_again_in_one_turn_gets_no_foreign_bytes(
+    listening: Listening,
+) -> None:
     """Every connection closes all others and the numbers are taken by new sockets at once."""
     taken: list[socket.socket] = []
     everyone: list[Recorder] = []
@@ -181,11 +183,11 @@ def test_a_descriptor_that_is_closed_and_taken_again_in_one_turn_gets_no_foreign
             taken.extend(socket.socketpair())
 
     async def scenario() -> None:
-        async with serving(Replaces, tcp) as server:
+        async with serving(Replaces, listening) as server:
             clients = [await server.connect() for _ in range(10)]
             await until(lambda: len(everyone) == 10)
             for client in clients:
-                client.socket.send(b"x")
+                await client.send(b"x")
             await server.until_closed()
             assert all(protocol.calls[-1] == "connection_lost" for protocol in everyone)
             assert all(protocol.calls.count("connection_lost") == 1 for protocol in everyone)
@@ -196,7 +198,7 @@ def test_a_descriptor_that_is_closed_and_taken_again_in_one_turn_gets_no_foreign
 
 
 def test_a_failing_resume_or_pause_is_reported_and_survived(
-    tcp: socket.socket, caplog: pytest.LogCaptureFixture
+    listening: Listening, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Fails(Recorder):
         def pause_writing(self) -> None:
@@ -207,7 +209,7 @@ def test_a_failing_resume_or_pause_is_reported_and_survived(
 
     async def scenario() -> None:
         protocols = Gathering(Fails)
-        async with serving(protocols, tcp) as server:
+        async with serving(protocols, listening) as server:
             client = await server.connect()
             protocol = await protocols.first()
             data = bytes(8 << 20)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import socket
 
 from prefork import Connection
 from prefork.config.model import Limits
 from prefork.net.inlet import INPUT_BYTES
 from prefork.net.send_buffer import HIGH_WATER_BYTES, LOW_WATER_BYTES
 from prefork.scoreboard import Cell
+from tests.kernel.clients import PATIENCE_SECONDS, Client
 from tests.kernel.protocols import Gathering, Recorder
-from tests.kernel.serving import PATIENCE_SECONDS, Client, cpu_share, run, serving, turn, until
+from tests.kernel.serving import Listening, cpu_share, run, serving, turn, until
 
 MEBIBYTE = 1 << 20
 SMALL_BUFFER = 4096  # of a client's socket
@@ -30,7 +30,7 @@ async def receive_slowly(client: Client, count: int) -> str:
     return digest.hexdigest()
 
 
-def test_a_slow_reader_gets_64_mebibytes_whole(listening: socket.socket) -> None:
+def test_a_slow_reader_gets_64_mebibytes_whole(listening: Listening) -> None:
     async def handle(conn: Connection) -> None:
         for _ in range(64):
             await conn.send(BLOCK)
@@ -44,7 +44,7 @@ def test_a_slow_reader_gets_64_mebibytes_whole(listening: socket.socket) -> None
     run(scenario())
 
 
-def test_a_writer_is_paused_above_the_high_mark_and_resumed_at_the_low_one(listening: socket.socket) -> None:
+def test_a_writer_is_paused_above_the_high_mark_and_resumed_at_the_low_one(listening: Listening) -> None:
     class Writes(Recorder):
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -71,7 +71,7 @@ def test_a_writer_is_paused_above_the_high_mark_and_resumed_at_the_low_one(liste
     run(scenario())
 
 
-def test_a_handler_waits_in_send_while_the_peer_does_not_read(listening: socket.socket) -> None:
+def test_a_handler_waits_in_send_while_the_peer_does_not_read(listening: Listening) -> None:
     sent = []
 
     async def handle(conn: Connection) -> None:
@@ -94,7 +94,7 @@ def test_a_handler_waits_in_send_while_the_peer_does_not_read(listening: socket.
     run(scenario())
 
 
-def test_nothing_more_is_read_from_a_peer_whose_handler_does_not_read(listening: socket.socket) -> None:
+def test_nothing_more_is_read_from_a_peer_whose_handler_does_not_read(listening: Listening) -> None:
     go = asyncio.Event()
     got = bytearray()
 
@@ -120,7 +120,7 @@ def test_nothing_more_is_read_from_a_peer_whose_handler_does_not_read(listening:
     run(scenario())
 
 
-def test_a_read_of_more_than_the_usual_input_gets_it(listening: socket.socket) -> None:
+def test_a_read_of_more_than_the_usual_input_gets_it(listening: Listening) -> None:
     async def handle(conn: Connection) -> None:
         data = await conn.read_exactly(8 * MEBIBYTE)
         await conn.send(hashlib.sha256(data).hexdigest().encode())
@@ -134,7 +134,7 @@ def test_a_read_of_more_than_the_usual_input_gets_it(listening: socket.socket) -
     run(scenario())
 
 
-def test_a_read_that_was_given_up_leaves_the_usual_limit_of_unread_input(listening: socket.socket) -> None:
+def test_a_read_that_was_given_up_leaves_the_usual_limit_of_unread_input(listening: Listening) -> None:
     """A handler that once wanted much must not let a peer fill its memory for ever after."""
 
     async def handle(conn: Connection) -> None:
@@ -161,7 +161,7 @@ def test_a_read_that_was_given_up_leaves_the_usual_limit_of_unread_input(listeni
     run(scenario())
 
 
-def test_nothing_arrives_while_reading_is_paused_and_all_of_it_afterwards(listening: socket.socket) -> None:
+def test_nothing_arrives_while_reading_is_paused_and_all_of_it_afterwards(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening) as server:
@@ -180,7 +180,7 @@ def test_nothing_arrives_while_reading_is_paused_and_all_of_it_afterwards(listen
     run(scenario())
 
 
-def test_a_peers_end_is_learnt_only_when_reading_goes_on(listening: socket.socket) -> None:
+def test_a_peers_end_is_learnt_only_when_reading_goes_on(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening) as server:
@@ -198,12 +198,12 @@ def test_a_peers_end_is_learnt_only_when_reading_goes_on(listening: socket.socke
     run(scenario())
 
 
-def test_a_paused_connection_costs_no_turns_of_the_loop_when_its_peer_hangs_up(tcp: socket.socket) -> None:
+def test_a_paused_connection_costs_no_turns_of_the_loop_when_its_peer_hangs_up(inet: Listening) -> None:
     """epoll reports a hang-up to those who asked for nothing: such a descriptor must be out of it."""
 
     async def scenario() -> None:
         protocols = Gathering()
-        async with serving(protocols, tcp) as server:
+        async with serving(protocols, inet) as server:
             client = await server.connect()
             reader = await protocols.first()
             reader.transport.pause_reading()
@@ -214,10 +214,10 @@ def test_a_paused_connection_costs_no_turns_of_the_loop_when_its_peer_hangs_up(t
     run(scenario())
 
 
-def test_a_peer_that_never_reads_is_cut_beyond_the_limit_of_the_buffer(tcp: socket.socket) -> None:
+def test_a_peer_that_never_reads_is_cut_beyond_the_limit_of_the_buffer(inet: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
-        async with serving(protocols, tcp, Limits(buffer=262_144)) as server:
+        async with serving(protocols, inet, Limits(buffer=262_144)) as server:
             await server.connect(SMALL_BUFFER)
             writer = await protocols.first()
             while not writer.lost:  # it does not mind pause_writing
@@ -230,7 +230,7 @@ def test_a_peer_that_never_reads_is_cut_beyond_the_limit_of_the_buffer(tcp: sock
     run(scenario())
 
 
-def test_a_burst_beyond_the_limit_is_taken_by_a_peer_that_reads(listening: socket.socket) -> None:
+def test_a_burst_beyond_the_limit_is_taken_by_a_peer_that_reads(listening: Listening) -> None:
     async def scenario() -> None:
         protocols = Gathering()
         async with serving(protocols, listening, Limits(buffer=262_144)) as server:
@@ -244,7 +244,7 @@ def test_a_burst_beyond_the_limit_is_taken_by_a_peer_that_reads(listening: socke
     run(scenario())
 
 
-def test_a_handler_that_waits_for_a_peer_that_never_reads_is_ended_after_limits_idle(tcp: socket.socket) -> None:
+def test_a_handler_that_waits_for_a_peer_that_never_reads_is_ended_after_limits_idle(inet: Listening) -> None:
     """It is not at work: it waits for the peer, as much as one that waits for input."""
 
     async def handle(conn: Connection) -> None:
@@ -252,7 +252,7 @@ def test_a_handler_that_waits_for_a_peer_that_never_reads_is_ended_after_limits_
             await conn.send(BLOCK)
 
     async def scenario() -> None:
-        async with serving(handle, tcp, Limits(idle=0.2)) as server:
+        async with serving(handle, inet, Limits(idle=0.2)) as server:
             await server.connect(SMALL_BUFFER)
             await until(lambda: server.site.tally.accepted)
             await until(lambda: server.count(Cell.TIMED_OUT) == 1, within=5)
@@ -261,7 +261,7 @@ def test_a_handler_that_waits_for_a_peer_that_never_reads_is_ended_after_limits_
     run(scenario())
 
 
-def test_input_that_nobody_reads_stays_within_twice_the_mark(listening: socket.socket) -> None:
+def test_input_that_nobody_reads_stays_within_twice_the_mark(listening: Listening) -> None:
     async def handle(conn: Connection) -> None:
         connections.append(conn)
         await go.wait()
