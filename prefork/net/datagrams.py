@@ -20,6 +20,8 @@ from prefork.scoreboard import Cell
 
 BATCH = 64  # reads per event; then others have their turn, and epoll reports the rest again
 LAST_BATCHES = 256  # more than most receive buffers hold; a flood must not hold up the end
+SO_MEMINFO = 55  # socket(7): the first of its numbers is sk_rmem_alloc
+LEAST_BYTES = 512  # that the kernel charges for a datagram, whatever its size
 MAX_BYTES = 65_536  # above the largest of UDP, 65,507
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 UNIX_BYTES = 1 << 20  # twice net.core.wmem_max and more
@@ -146,7 +148,7 @@ class DatagramSocket:
     def finish(self) -> None:
         """Read what is there, a batch in each turn of the loop, then no more; it counts as a handler at work."""
         if self._is_wanted and not self._batches_left:
-            self._batches_left = LAST_BATCHES
+            self._batches_left = 1 + min(LAST_BATCHES, waiting_bytes(self._socket) // LEAST_BYTES // BATCH)
             self._service.site.handlers += 1
             self._read_last()
 
@@ -238,6 +240,16 @@ class DatagramSocket:
                     receiver(data, peer)
             except USER_ERRORS as error:
                 self._service.report_datagram(error, peer)
+
+
+def waiting_bytes(sock: socket.socket) -> int:
+    """Return the memory of what waits to be read; of a unix socket, whose kernel does not tell, some."""
+    if sock.family == socket.AF_UNIX:
+        return LEAST_BYTES * BATCH
+    try:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4), sys.byteorder)
+    except OSError:  # kernels before 4.12, gVisor
+        return LEAST_BYTES * BATCH * LAST_BATCHES
 
 
 def size_of_piece(ancillary: Iterable[tuple[int, int, bytes]]) -> int:

@@ -193,7 +193,9 @@ class Outlet(asyncio.Transport):
             return
         buffer = self._buffer
         departures = self._service.departures
-        if self._phase == DRAINING and buffer is not None and departures and departures.is_due(self):
+        may_end = departures if self._phase == DRAINING else None
+        # A writer that was told to wait has more to say.
+        if may_end is not None and buffer is not None and not buffer.is_paused and may_end.is_due(self):
             buffer.is_flush_due = False
             self.leave()
             self._flush_soon(buffer)

@@ -156,6 +156,7 @@ class Server:
         site.check_empty()
 
     def _cut(self, on_done: Callable[[], None]) -> None:
+        self._datagrams.pause()
         rest = transports(self.site)
         if rest:
             log.warning("cut %d connections that were open at the end of the drain", len(rest))
