@@ -118,7 +118,7 @@ class Worker:
         site = Worksite(loop, selector, Tally(page), Draining(), label)
         loadout = Loadout(apps.found, self._plan.securities, self._plan.datagrams)
         self._server = Server(self._plan.config.listeners, loadout, site)
-        self._give_up_ports = self._server.stop_accepting
+        self._give_up_ports = self._server.close
         self._is_over = asyncio.Event()
         Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
         async with contextlib.AsyncExitStack() as stack:
