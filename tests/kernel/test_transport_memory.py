@@ -34,7 +34,7 @@ def uncollected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     gc.enable()
 
 
-def end(transport: Connection | asyncio.Transport, ending: str) -> None:
+def end(transport: Connection | asyncio.WriteTransport, ending: str) -> None:
     if ending == "we close":
         transport.close()
     if ending == "we abort":
@@ -69,6 +69,7 @@ def test_nothing_of_a_closed_connection_stays_in_memory(listening: Listening, en
             end(conn, ending)
 
     async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(writer.transport, asyncio.Transport)
         alive.add(writer.transport)
         while data := await reader.read(100):
             writer.write(data)

@@ -43,6 +43,7 @@ class Whole(Serving):
         )
         self.server = Server([ListenerConfig("", "app", NAME, limits=limits)], loadout, self.site)
         self.is_over = asyncio.Event()
+        self._begun_at = 0.0
         self.peers: list[Correspondent] = []
         Pulse(self.site, PULSE_SECONDS, self.server.tell_time)
 
@@ -64,6 +65,7 @@ class Whole(Serving):
         self, seconds: float = PATIENCE_SECONDS, leave: tuple[float, float] = AT_ONCE, is_last: bool = False
     ) -> None:
         """Begin a drain; at its end `is_over` is set, and the server is closed, as a worker does it."""
+        self._begun_at = time.monotonic()
         self.server.drain(seconds, leave, is_last, self._on_over)
 
     def hasten_drain(self, seconds: float) -> None:
@@ -74,10 +76,9 @@ class Whole(Serving):
         self.site.loop.call_soon(self.server.close)
 
     async def until_over(self) -> float:
-        """Wait for the end of the drain; return how many seconds that took."""
-        begun = time.monotonic()
+        """Wait for the end of the drain; return how many seconds it took."""
         await within(PATIENCE_SECONDS, self.is_over.wait())
-        return time.monotonic() - begun
+        return time.monotonic() - self._begun_at
 
     def stop_accepting(self) -> None:
         self.server.close()
