@@ -132,7 +132,9 @@ def is_agreed(server: Running, carried: Carried, other: ssl.SSLSocket, cuts: Ite
 
 def test_half_a_hello_and_an_end_is_over_at_once(choosing: Running, authority: Authority) -> None:
     (pid,) = choosing.worker_pids()
-    before = count_fds(pid)
+    with connect(choosing, authority.client()) as other:
+        told(other)
+        before = count_fds(pid) - 1
     hello = Carried(authority.client(alpn=("echo/1",))).hello
     for at in (0, 1, 5, 9, 100, len(hello) - 1):
         with choosing.connect(timeout=3) as sock:

@@ -245,10 +245,10 @@ def test_a_handler_that_gives_up_waiting_leaves_no_connection_behind(prepare: Pr
     server, authority = start(prepare, "impatient")
     (pid,) = server.worker_pids()
     with server.connect(timeout=4) as silent, server.connect(timeout=4) as slow:
-        before = count_fds(pid)
         hello = Carried(authority.client())
         for sock in (silent, slow):
             ask(sock, b"START", b"go\n")
+        before = count_fds(pid) - 2
         slow.sendall(hello.hello)
         for sock in (silent, slow):
             read_to_the_end(sock)
@@ -284,4 +284,4 @@ def test_many_that_start_at_once_are_all_served(prepare: Prepare) -> None:
             sock.sendall(one.hello)
         for sock, one in zip(clients, carried, strict=True):
             assert isinstance(one.finish(sock), ssl.SSLObject)
-    assert counters(server)["handshakes"] == 40
+    eventually(lambda: counters(server)["handshakes"] == 40)
