@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prefork.errors import RemoteProtocolError
+from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.framing.decoder import Complaint, Over
 
 SKIPPED = 1  # a frame that is passed over has begun, whatever its size
@@ -38,10 +38,21 @@ class Lines:
         return LineDecoder(self)
 
     def encode(self, frame: bytes | bytearray | memoryview) -> bytes:
-        """Return the frame with its delimiter; one that has it already is left as it is."""
+        """Return the frame with its delimiter; one that has it already is left as it is.
+
+        Raises:
+            LocalProtocolError: it has the delimiter within, and would be two.
+        """
         if type(frame) is not bytes:
             frame = bytes(frame)
-        return frame if frame.endswith(self.delimiter) else frame + self.delimiter
+        at = frame.find(self.delimiter)
+        if at < 0:
+            return frame + self.delimiter
+        if at + len(self.delimiter) != len(frame):
+            raise LocalProtocolError(
+                f"cannot send a line: it holds the delimiter at byte {at}; send its lines one by one"
+            )
+        return frame
 
     def encode_complaint(self) -> bytes:
         """Return a line that says that one was too long, itself within the limit."""

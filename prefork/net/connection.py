@@ -339,6 +339,10 @@ class FramedConnection(Connection):
         if self._complaints and self.is_waiting and (self._answer_complaints() or self._end is not None):
             self._wake()
 
+    def eof_received(self) -> bool:
+        self._service.check_end(self._decoder, self._transport)
+        return super().eof_received()
+
     def has_unread(self) -> bool:
         return bool(self._input or self._decoder.pending)
 

@@ -74,6 +74,7 @@ class FramedProtocol(asyncio.Protocol):
         self._transport = transport
 
     def eof_received(self) -> bool | None:
+        self._service.check_end(self._decoder, self._transport)
         kept: bool | None = self._protocol.eof_received()
         return kept
 

@@ -189,6 +189,12 @@ class Service:
             return None
         return self.now if decoder.has_begun or before is None else before
 
+    def check_end(self, decoder: Decoder, transport: Any) -> None:
+        """Count an input that ended within a frame."""
+        if decoder.pending:
+            error = RemoteProtocolError("the input ended within a frame")
+            self.report_peer(error, transport.serial, transport.peer)
+
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""
         self.site.tally.count(Cell.SKIPPED)

@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import re
+import select
 import socket
 import ssl
 import tempfile
@@ -24,6 +25,8 @@ from tests.system.running import Running, receive
 from tests.system.traffic import dial
 
 NAME = "localhost"
+MIB = 1 << 20
+RECORD_BYTES = 16_384  # a record is sent whole or not at all
 DAY = datetime.timedelta(days=1)
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": TLS_1_3}
@@ -157,6 +160,29 @@ def refusal(server: Running, context: ssl.SSLContext, name: str = NAME) -> str:
         return re.sub(r"^\[.*?\] | \(_ssl.*\)$", "", str(error.args[-1]))
     except OSError as error:
         return type(error).__name__
+
+
+def exchange_at_once(client: ssl.SSLSocket, data: bytes) -> bytes:
+    """Send bytes and read as many meanwhile; one thread, since OpenSSL's connections are not for two."""
+    client.setblocking(False)
+    received, sent = bytearray(), 0
+    while len(received) < len(data):
+        wants: set[int] = set()
+        try:
+            if sent < len(data):
+                sent += client.send(data[sent : sent + RECORD_BYTES])
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError) as want:
+            wants.add(want.errno)
+        try:
+            received += client.recv(MIB)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError) as want:
+            wants.add(want.errno)
+            is_stuck = len(wants) == 2 or sent == len(data)
+            sender = [client] if sent < len(data) else []
+            if is_stuck and not any(select.select([client], sender, [], 10.0)):
+                break
+    client.setblocking(True)
+    return bytes(received)
 
 
 def ask(sock: socket.socket, text: bytes, answer: bytes) -> socket.socket:

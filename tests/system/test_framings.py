@@ -13,7 +13,7 @@ from prefork import Fixed, JsonLines, Length, Lines, Netstring, Varint
 from tests.eventually import eventually
 from tests.system.conftest import Prepare
 from tests.system.frame_client import ENDED, FrameClient
-from tests.system.running import Running
+from tests.system.running import Running, receive
 
 APPS = """
 import asyncio
@@ -114,6 +114,17 @@ def test_every_framing_is_served_to_coroutines_and_callbacks_and_read_by_the_sam
                 client.socket.shutdown(socket.SHUT_WR)
                 assert client.read_rest() == []
     assert (counters(server)["skipped"], counters(server)["broken"], counters(server)["errors"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("app", ["echo", "Echo"])
+def test_an_input_that_ends_within_a_frame_is_counted_and_told(prepare: Prepare, app: str) -> None:
+    server = start(prepare, listener("it", app, "length"))
+    with server.connect("it") as sock:
+        sock.sendall(Length().encode(b"whole") + b"\0\0\0\5hal")
+        sock.shutdown(socket.SHUT_WR)
+        assert receive(sock, 100) == Length().encode(b"whole")
+    eventually(lambda: counters(server)["broken"] == 1)
+    assert "refused: the input ended within a frame" in server.log()
 
 
 @pytest.mark.parametrize("app", ["echo", "Echo", "later", "factory"])

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import ssl
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tests.system.certificates import (
     connect,
     connect_path,
     counters,
+    exchange_at_once,
     listener,
     told,
     wrap,
@@ -156,10 +156,7 @@ def test_much_in_both_directions_at_once_arrives_as_it_was_sent(prepare: Prepare
     sent = os.urandom(MIB) * 3
     for version in VERSIONS.values():
         with connect(server, authority.client(version)) as client:
-            sender = threading.Thread(target=client.sendall, args=(sent,))
-            sender.start()
-            received = receive(client, len(sent))
-            sender.join()
+            received = exchange_at_once(client, sent)
             assert hashlib.sha256(received).digest() == hashlib.sha256(sent).digest()
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from prefork import RemoteProtocolError
+from prefork import LocalProtocolError, RemoteProtocolError
 from prefork.config.model import Framing as FramingConfig
 from prefork.config.model import LineOptions
 from prefork.framing import Lines
@@ -129,6 +129,12 @@ def test_a_frame_that_ends_with_its_delimiter_is_sent_as_it_is() -> None:
     assert Lines().encode(b"a") == b"a\n"
     assert Lines().encode(b"a\n") == b"a\n"
     assert Lines().encode(b"") == b"\n"
+
+
+@pytest.mark.parametrize("frame", [b"a\nb", b"\na", b"a\n\n"])
+def test_a_frame_that_would_be_two_is_refused_at_its_sender(frame: bytes) -> None:
+    with pytest.raises(LocalProtocolError, match="holds the delimiter"):
+        Lines().encode(frame)
 
 
 def test_two_decoders_share_nothing() -> None:
