@@ -1,4 +1,4 @@
-"""The command line: `prefork run`, `check`, `schema`, and the commands to a running server.
+"""The command line: `prefork run`, `check`, `doctor`, `schema`, and the commands to a running server.
 
 Commands to a running server import neither YAML nor asyncio: a health probe runs every few seconds.
 
@@ -10,19 +10,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 
-from prefork.client import NoServerError, RefusedError, UsageError, ask, locate, wait_gone
+from prefork.client import NoServerError, RefusedError, UsageError
 from prefork.errors import ConfigError, PreforkError
+from prefork.remote import add_commands, report_health
 
 TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a probe's CPU
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
 
 EXIT_GOOD, EXIT_BUG, EXIT_USAGE, EXIT_REFUSED, EXIT_NO_SERVER = 0, 1, 2, 3, 4
-PROBE_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if given == ["health"] or (len(given) == 3 and given[:2] == ["health", "--control"]):
-            return _report_health(None, given[2] if given[2:] else None)  # argparse would be a third of a probe
+            return report_health(None, given[2] if given[2:] else None)  # argparse would be a third of a probe
         options = _parser().parse_args(given)
         code: int = options.command(options)
     except (ConfigError, UsageError) as error:
@@ -75,28 +73,15 @@ def _parser() -> argparse.ArgumentParser:
             help="override a key, such as workers=8",
         )
         sub.set_defaults(command=command)
+    words = "say what is wrong with this machine, for a config file if one is named; binds nothing"
+    doctor = commands.add_parser("doctor", help=words, description=words)
+    doctor.add_argument("config", metavar="CONF", nargs="?", help="the YAML file")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(command=_doctor)
     schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
     schema.set_defaults(command=_schema)
-    _add_remote(commands, "reload", _reload, "load new code and config; wait for the verdict")
-    stop = _add_remote(commands, "stop", _stop, "finish what is open, then end; wait for it")
-    stop.add_argument("--now", action="store_true", help="do not wait for open connections")
-    status = _add_remote(commands, "status", _status, "show workers, listeners and the last reload")
-    status.add_argument("--json", action="store_true", help="for programs")
-    scale = _add_remote(commands, "scale", _scale, "change the number of workers until the next reload")
-    scale.add_argument("count", metavar="N|+N|-N", help="how many, or how many more or less")
-    _add_remote(commands, "health", _health, "exit 0 if every slot has a worker that serves, else 3")
+    add_commands(commands)
     return parser
-
-
-def _add_remote(commands: Any, name: str, command: Any, words: str) -> argparse.ArgumentParser:
-    sub: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
-    if name != "scale":
-        sub.add_argument("config", metavar="CONF", nargs="?", help="the config file of the server that is meant")
-    else:
-        sub.add_argument("--config", metavar="CONF", help="the config file of the server that is meant")
-    sub.add_argument("--control", metavar="PATH", help="the control socket of the server that is meant")
-    sub.set_defaults(command=command)
-    return sub
 
 
 # --- a server of our own ---
@@ -140,85 +125,28 @@ def _check(options: argparse.Namespace) -> int:
     return EXIT_GOOD
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from prefork.config import read_config
+    from prefork.process.case import Case, Level
+    from prefork.process.doctor import examine
+    from prefork.process.machine import Machine
+    from prefork.process.plan import app_directories
+
+    case = Case(Machine())
+    if options.config is not None:
+        path = os.path.abspath(options.config)
+        case = Case(Machine(), read_config(options.config, os.environ).config, path, app_directories(path))
+    found = examine(case)
+    if options.json:
+        rows = [{"level": one.level.value, "what": one.what, "cure": one.cure} for one in found]
+        print(json.dumps(rows, indent=2))
+    else:
+        print("\n".join(map(str, found)))
+    return EXIT_USAGE if any(one.level is Level.BAD for one in found) else EXIT_GOOD
+
+
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  # all commands are called alike
     from prefork.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
     return EXIT_GOOD
-
-
-# --- a server that runs ---
-
-
-def _ask(
-    options: argparse.Namespace, command: str, timeout: float | None = PROBE_SECONDS, **arguments: Any
-) -> Any:
-    return ask(_locate(options), command, arguments, timeout)
-
-
-def _locate(options: argparse.Namespace) -> str:
-    return locate(options.config, options.control, os.environ)
-
-
-def _reload(options: argparse.Namespace) -> int:
-    verdict = _ask(options, "reload", timeout=None)
-    if verdict["verdict"] != "committed":
-        print(f"prefork: reload refused: {verdict['reason']}", file=sys.stderr)
-        return EXIT_REFUSED
-    print("reloaded: " + ("; ".join(verdict["changes"]) or "the config has not changed"))
-    return EXIT_GOOD
-
-
-def _stop(options: argparse.Namespace) -> int:
-    path = _locate(options)
-    ask(path, "stop", {"now": options.now}, PROBE_SECONDS)
-    wait_gone(path, None)
-    return EXIT_GOOD
-
-
-def _scale(options: argparse.Namespace) -> int:
-    if not options.count.lstrip("+-").isdigit():
-        raise UsageError(f"cannot scale to {options.count!r}; write N, +N or -N")
-    print(_ask(options, "scale", count=options.count)["change"])
-    return EXIT_GOOD
-
-
-def _health(options: argparse.Namespace) -> int:
-    return _report_health(options.config, options.control)
-
-
-def _report_health(config: str | None, control: str | None) -> int:
-    health = ask(locate(config, control, os.environ), "health", {}, PROBE_SECONDS)
-    if health["ready"]:
-        print("ready")
-        return EXIT_GOOD
-    print("not ready: " + "; ".join(health["why"]), file=sys.stderr)
-    return EXIT_REFUSED
-
-
-def _status(options: argparse.Namespace) -> int:
-    status = _ask(options, "status")
-    if options.json:
-        print(json.dumps(status, indent=2))
-        return EXIT_GOOD
-    print(f"pid {status['pid']}, generation {status['generation']}, {status['target']} workers wanted")
-    for listener in status["listeners"]:
-        print(f"  {listener['name']} on {listener['bind']}")
-    print("slot      pid  gen  state     connections  accepted  uptime")
-    for row in status["workers"]:
-        print(
-            f"{row['slot']:>4} {row['pid'] or '-':>8} {row['generation']:>4}  {row['state']:<8} "
-            f"{row['connections']:>12} {row['accepted']:>9}  {_show_time(row['uptime'])}"
-        )
-    last = status["last_reload"]
-    if last["verdict"]:
-        what = last["reason"] or "; ".join(last["changes"]) or "the config had not changed"
-        print(f"last reload {last['verdict']}: {what}")
-    return EXIT_GOOD
-
-
-def _show_time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    days, rest = divmod(int(seconds), 86_400)
-    return (f"{days} d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(rest))

@@ -10,34 +10,81 @@ Knows: pages and cells. Does not know: who sits where, or what the numbers are f
 from __future__ import annotations
 
 import mmap
+import os
 from enum import IntEnum
 
-PAGE_BYTES = 4096
+PAGE_BYTES = 131_072  # the kernel gives memory to those 4 KiB of it that are touched
 CELL_BYTES = 8  # an aligned store of 8 bytes is one instruction on every 64-bit machine: no torn reads
+FIRST_LISTENER, LISTENER_CELLS = 64, 128  # where the blocks of the listeners begin, and how large each is
+MAX_LISTENERS = 100
+MAP_NORESERVE = 0x4000  # linux/mman.h: what is not touched is not accounted for, mmap(2)
+HEADER_BYTES = 4096
+ROW_BYTES = 524_288  # of a worker's sources
+SALT_BYTES = 16
+NOTICE_BYTES = 1 << 18
 
 
 class Cell(IntEnum):
-    """The cells of a page; all are unsigned integers."""
+    """The cells of a process; all are unsigned integers."""
 
     BEAT = 0  # CLOCK_MONOTONIC in ns, written by the worker's own loop
-    OPEN = 1  # connections now
-    ACCEPTED = 2  # connections ever
-    CLOSED = 3
-    ERRORS = 4  # connections that a handler's exception ended
-    CUT = 5  # connections that were cut at the end of a drain
-    REFUSED = 6  # connections that were told to go: no file descriptor was left
-    TIMED_OUT = 7  # connections that a deadline ended
-    BROKEN = 8  # connections that a fault of the peer ended: a reset, a frame over the limit
-    RSS = 9  # resident bytes
-    HANDSHAKES = 10  # TLS handshakes that were agreed upon
-    RESUMED = 11  # those of them that took up an earlier session
-    UNSECURED = 12  # TLS handshakes that failed or were too late
-    DATAGRAMS = 13  # datagrams that were read
-    UNSENT = 14  # datagrams that could not be sent
-    SKIPPED = 15  # frames over the limit, or not good, that cost their sender the frame alone
+    OPEN = 1  # connections now, over all listeners
+    ACCEPTED = 2  # connections ever, over all listeners
+    RSS = 3  # resident bytes
+    LAG = 4  # longest turn of the loop in the last second or so, in ns
+    FULL = 5  # 1 while it takes no new connections: a limit is reached
 
 
-COUNTERS = tuple(cell for cell in Cell if cell not in (Cell.BEAT, Cell.OPEN, Cell.RSS))
+class Count(IntEnum):
+    """The cells of one listener in a process: counters, but for OPEN."""
+
+    OPEN = 0  # connections now
+    ACCEPTED = 1
+    CLOSED = 2
+    ERRORS = 3  # connections that a handler's exception ended
+    CUT = 4  # connections that were cut at the end of a drain
+    REFUSED = 5  # connections that were told to go: no file descriptor was left
+    TIMED_OUT = 6  # connections that a deadline ended
+    BROKEN = 7  # connections that a fault of the peer ended: a reset, a frame over the limit
+    HANDSHAKES = 8  # TLS handshakes that were agreed upon
+    RESUMED = 9  # those of them that took up an earlier session
+    UNSECURED = 10  # TLS handshakes that failed or were too late
+    DATAGRAMS = 11  # datagrams that were read
+    UNSENT = 12  # datagrams that could not be sent
+    SKIPPED = 13  # frames over the limit, or not good, that cost their sender the frame alone
+    RECEIVED_BYTES = 14
+    SENT_BYTES = 15
+
+
+class Rule(IntEnum):
+    """What a connection can run against; each has two cells of a listener, one for dry runs."""
+
+    DENY = 0  # allow and deny
+    BAN = 1
+    CONNECTIONS = 2
+    PER_IP = 3
+    PER_IP_RATE = 4
+    RATE = 5
+    DESCRIPTORS = 6  # a fifth of the descriptors is left to the app
+    MEMORY = 7
+    PROXY = 8  # a PROXY header that is missing, wrong, or not expected
+    HANDSHAKE = 9
+    IDLE = 10
+    MESSAGE = 11
+    MIN_RATE = 12
+    LIFE = 13
+    BUFFER = 14
+    BUFFERS = 15
+    AMPLIFICATION = 16
+
+    @property
+    def key(self) -> str:
+        """Its name in counters, and, if it has one, of its key in `limits`."""
+        return self.name.lower()
+
+
+COUNTERS = tuple(count for count in Count if count is not Count.OPEN)
+REJECTED, TRIED = 32, 64  # first cells of the rules in a listener's block: enforced, and dry runs
 
 Page = memoryview
 
@@ -46,8 +93,10 @@ class Scoreboard:
     """Anonymous shared memory: made by the master, inherited by every process that it forks."""
 
     def __init__(self, seats: int) -> None:
-        self._memory = mmap.mmap(-1, seats * PAGE_BYTES)
+        self._memory = _share(seats * PAGE_BYTES)
         self._free = list(range(seats - 1, -1, -1))
+        self.notice = Notice()
+        self.rows = Rows(seats)
 
     def borrow(self) -> int:
         """Return a free seat, its cells zero.
@@ -55,19 +104,96 @@ class Scoreboard:
         Raises:
             IndexError: every seat is taken.
         """
-        return self._free.pop()
+        seat = self._free.pop()
+        self.rows.seat_limit = max(self.rows.seat_limit, seat + 1)
+        return seat
 
     def give_back(self, seat: int) -> None:
-        start = seat * PAGE_BYTES
-        self._memory[start : start + PAGE_BYTES] = bytes(PAGE_BYTES)
+        clear(self._memory, seat * PAGE_BYTES, PAGE_BYTES)
+        clear(self.rows.memory, seat * ROW_BYTES, ROW_BYTES)
         self._free.append(seat)
 
     def page(self, seat: int) -> Page:
-        """Return the cells of a seat, indexed by `Cell`."""
+        """Return the cells of a seat: those of the process by `Cell`, then the blocks of its listeners."""
         start = seat * PAGE_BYTES
         return memoryview(self._memory)[start : start + PAGE_BYTES].cast("Q")
 
 
-def read_counters(page: Page) -> dict[Cell, int]:
-    """Return the counters of a page, without its gauges."""
-    return {cell: page[cell] for cell in COUNTERS}
+def block(page: Page, listener: int) -> Page:
+    """Return the cells of a listener, by its place in the config; they are indexed by `Count`."""
+    start = FIRST_LISTENER + listener * LISTENER_CELLS
+    return page[start : start + LISTENER_CELLS]
+
+
+class Rows:
+    """A row for each seat, in which its worker counts its sources, and others read.
+
+    Attributes:
+        memory: the rows one behind the other.
+        salt: what makes the keys of this server its own.
+    """
+
+    def __init__(self, seats: int) -> None:
+        self.memory = _share(seats * ROW_BYTES)
+        self.salt = os.urandom(SALT_BYTES)
+        self._cells = memoryview(_share(HEADER_BYTES)).cast("Q")
+
+    @property
+    def seat_limit(self) -> int:
+        """All seats that are in use are below this."""
+        return self._cells[0]
+
+    @seat_limit.setter
+    def seat_limit(self, limit: int) -> None:
+        self._cells[0] = limit
+
+
+class Notice:
+    """What the master tells all workers: a text with a version."""
+
+    def __init__(self) -> None:
+        self._memory = _share(HEADER_BYTES + NOTICE_BYTES)
+        self._cells = memoryview(self._memory)[:HEADER_BYTES].cast("Q")
+
+    @property
+    def version(self) -> int:
+        """Odd while the text is being written."""
+        return self._cells[0]
+
+    def post(self, text: bytes) -> None:
+        """Tell a text, for the master alone.
+
+        Raises:
+            ValueError: it is too long.
+        """
+        if len(text) > NOTICE_BYTES:
+            raise ValueError(f"a notice of {len(text)} bytes is too long")
+        self._cells[0] += 1
+        self._memory[HEADER_BYTES : HEADER_BYTES + len(text)] = text
+        self._cells[1] = len(text)
+        self._cells[0] += 1
+
+    def read(self) -> tuple[int, bytes] | None:
+        """Return the version and its text; None: it is being written, and can be read a moment later."""
+        before = self.version
+        text = self._memory[HEADER_BYTES : HEADER_BYTES + self._cells[1]]
+        return None if before % 2 or self.version != before else (before, text)
+
+
+def _share(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+
+
+def clear(memory: mmap.mmap, start: int, size: int) -> None:
+    """Make shared memory zero, and give it back to the kernel where that can be done."""
+    try:
+        memory.madvise(mmap.MADV_REMOVE, start, size)
+    except OSError:  # gVisor
+        memory[start : start + size] = bytes(size)
+
+
+def read_counters(page: Page, listener: int) -> dict[int, int]:
+    """Return the counters of a listener and of its rules by their cells, without its gauges."""
+    cells = block(page, listener)
+    rules = [first + rule for first in (REJECTED, TRIED) for rule in Rule]
+    return {cell: cells[cell] for cell in (*COUNTERS, *rules)}

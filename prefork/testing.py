@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from prefork.client import ask
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.errors import BootError, PreforkError
 from prefork.framing import Framing
 from prefork.net.handler import build_protocol_factory

@@ -6,11 +6,11 @@ Knows: the model, YAML, files, precedence. Does not know: sockets, processes, wh
 from __future__ import annotations
 
 from prefork.config.difference import describe_changes
+from prefork.config.limits import Limits
 from prefork.config.model import (
     Admin,
     Config,
     Framing,
-    Limits,
     ListenerConfig,
     LogConfig,
     ProxyProtocol,

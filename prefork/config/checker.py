@@ -19,6 +19,7 @@ from prefork.config.document import Mapping, Node, Place, Scalar, Sequence, Styl
 from prefork.config.key import Key, Kind, keys_of
 from prefork.config.model import FRAMINGS, Config, Framing, ListenerConfig
 from prefork.config.trail import Trail, cure_for, shape_of
+from prefork.config.trials import gather, unwrap
 from prefork.config.values import is_refused, read_value
 
 _CERTAIN = 0.8  # of difflib's ratio: a key of another section is only proposed when it is nearly the same
@@ -47,12 +48,21 @@ def _read_section(section: Any, node: Node, trail: Trail) -> Any:
         return None
     keys = {key.name: key for key in keys_of(section)}
     values: dict[str, Any] = {}
+    dry: set[str] = set()
     for entry in node.entries:
-        name = entry.key.text
-        if name in keys:
-            values[keys[name].attribute] = _read_key(keys[name], entry.value, trail.below(name))
-        else:
+        name, value = entry.key.text, entry.value
+        if name not in keys:
             trail.refuse(entry.key.place, f"unknown key {name!r}; {_cure_for_key(name, keys)}")
+            continue
+        if keys[name].has_trial:
+            found, is_dry = unwrap(value, trail.below(name))
+            if found is None:
+                continue
+            dry |= {name} if is_dry else set()
+            value = found
+        values[keys[name].attribute] = _read_key(keys[name], value, trail.below(name))
+    if "dry_run" in keys:
+        gather(values, dry)
     missing = [key for key in keys.values() if key.is_required and node.find(key.name) is None]
     for key in missing:
         trail.refuse(node.place, f"{key.name} is missing; write {key.name}: {key.meaning}")

@@ -12,6 +12,7 @@ from prefork.config.trail import Trail
 
 OF_UNIX = ("mode", "owner")
 OF_UDP = ("multicast",)
+OF_CONNECTIONS = ("per_ip", "per_ip_rate", "rate", "life")
 
 
 def check_combinations(listener: ListenerConfig, node: Mapping, trail: Trail) -> None:
@@ -33,8 +34,31 @@ def check_combinations(listener: ListenerConfig, node: Mapping, trail: Trail) ->
         )
     if listener.steer != Steer() and address.scheme != "udp":
         trail.refuse(_place(node, "steer"), "only udp:// listeners are steered by their peers; remove steer")
+    _check_guards(listener, address, node, trail)
     if listener.socket is not None:
         _check_socket(listener.socket, address, node, trail)
+
+
+def _check_guards(listener: ListenerConfig, address: Address, node: Mapping, trail: Trail) -> None:
+    """A unix socket's peers have no address, and a datagram has no connection."""
+    if address.is_unix:
+        for name, networks in (("allow", listener.allow), ("deny", listener.deny)):
+            if networks:
+                trail.refuse(
+                    _place(node, name), f"a {address.scheme}:// listener's peers have no address; remove it"
+                )
+    is_tcp = not address.is_unix and not address.is_datagram
+    if listener.proxy_protocol is not None and listener.proxy_protocol.from_ and not is_tcp:
+        here = trail.below("proxy_protocol")
+        here.refuse(_place(node, "proxy_protocol"), "PROXY headers are for tcp:// and tls:// listeners; remove it")
+    for name in OF_CONNECTIONS if listener.limits is not None and not is_tcp else ():
+        if getattr(listener.limits, name) and not (name == "life" and not address.is_datagram):
+            what = (
+                "a source's connections, and a datagram is none"
+                if address.is_datagram
+                else "sources with addresses"
+            )
+            trail.below("limits").refuse(_place(node, "limits", name), f"{name} is for {what}; remove it")
 
 
 def _check_tls(listener: ListenerConfig, address: Address, node: Mapping, trail: Trail) -> None:

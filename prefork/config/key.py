@@ -27,7 +27,7 @@ class Kind(Enum):
     DURATION = "duration"  # 30s -> 30.0
     SIZE = "size"  # 64KiB -> 65536
     PERCENT = "percent"  # 10% -> 0.1
-    WORKERS = "workers"  # a number or auto -> int | None
+    AUTO = "auto"  # a number or auto -> int | None
     BIND = "bind"  # tcp://host:port -> str, checked by prefork.address
     APP = "app"  # module:attribute -> str
     FRAMING = "framing"  # raw | {lines: {max: 64KiB}} -> Framing
@@ -46,7 +46,8 @@ def setting(default: Any, kind: Kind, meaning: str, **bounds: Any) -> Any:
         default: the model's value when the key is absent; None means the key may be null.
         bounds: `minimum`, `maximum` (of the model's value), `choices` (tuple of str), `pattern` with `form`
             (a regular expression of a string, and how to write one), `secret` (True: never shown),
-            `later` (True: the key is reserved, and any value but the default is refused).
+            `later` (True: the key is reserved, and any value but the default is refused), `files` (True: of a list
+            of networks, `file:PATH` too), `trial` (True: `{value: …, dry_run: true}` too).
     """
     return field(default=default, metadata={"kind": kind, "meaning": meaning, **bounds})
 
@@ -94,12 +95,17 @@ class Key:
 
     @property
     def is_nullable(self) -> bool:
-        """Whether null is a value; of `workers` it is not, its None is written `auto`."""
-        return not self.is_required and self.default is None and self.kind is not Kind.WORKERS
+        """Whether null is a value; None of a number or auto is written `auto`."""
+        return not self.is_required and self.default is None and self.kind is not Kind.AUTO
 
     @property
     def is_later(self) -> bool:
         return bool(self.bounds.get("later"))
+
+    @property
+    def has_trial(self) -> bool:
+        """Whether it can be tried: `{value: …, dry_run: true}`."""
+        return bool(self.bounds.get("trial"))
 
     @property
     def minimum(self) -> Any:

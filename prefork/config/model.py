@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefork.config.key import MAX_INTEGER, Kind, optional_section, required, section, sections, setting
+from prefork.config.limits import Limits
 
 MAX_WORKERS = 512
 MAX_KEEPALIVE = 32_767.0  # MAX_TCP_KEEPIDLE of the kernel's include/net/tcp.h
@@ -130,41 +131,9 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    connections: int = setting(
-        10_000,
-        Kind.INTEGER,
-        "open connections of this listener per worker; more wait in the kernel",
-        minimum=1,
-    )
-    per_ip: int = setting(0, Kind.INTEGER, "open connections per source; 0 = no limit", minimum=0, later=True)
-    rate: int = setting(0, Kind.INTEGER, "new connections per second; 0 = no limit", minimum=0, later=True)
-    handshake: float = setting(10.0, Kind.DURATION, "time for the TLS handshake; 0 = no limit", minimum=0)
-    handshakes: int = setting(
-        1000, Kind.INTEGER, "TLS handshakes at once per worker; the oldest gives way", minimum=1
-    )
-    idle: float = setting(
-        300.0, Kind.DURATION, "a connection without a byte for this long is closed; 0 = never", minimum=0
-    )
-    message: float = setting(
-        60.0, Kind.DURATION, "time from the first byte of a frame to its last; 0 = no limit", minimum=0
-    )
-    min_rate: int = setting(
-        0, Kind.INTEGER, "bytes per second that a peer must send or read; 0 = no limit", minimum=0, later=True
-    )
-    frame: int = setting(65_536, Kind.SIZE, "largest frame", minimum=1)
-    buffer: int = setting(
-        1_048_576,
-        Kind.SIZE,
-        "most bytes that wait for a slow reader; beyond, the connection is cut",
-        minimum=65_536,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class ProxyProtocol:
     from_: tuple[str, ...] = setting(
-        (), Kind.NETWORKS, "networks whose PROXY headers are required and trusted", later=True
+        (), Kind.NETWORKS, "networks whose PROXY headers are required and trusted; others' are refused"
     )
 
 
@@ -216,8 +185,12 @@ class ListenerConfig:
         Tls, "certificates; tls:// needs them, tcp:// and unix:// speak TLS with them"
     )
     limits: Limits = section(Limits, "what a stranger may use up")
-    allow: tuple[str, ...] = setting((), Kind.NETWORKS, "networks that may connect; empty = all", later=True)
-    deny: tuple[str, ...] = setting((), Kind.NETWORKS, "networks that may not connect", later=True)
+    allow: tuple[str, ...] = setting(
+        (), Kind.NETWORKS, "networks that may connect, or file:PATH with one a line; empty = all", files=True
+    )
+    deny: tuple[str, ...] = setting(
+        (), Kind.NETWORKS, "networks that may not; of both lists the longest prefix wins", files=True
+    )
     proxy_protocol: ProxyProtocol = section(ProxyProtocol, "load balancers that tell the real client's address")
     steer: Steer = setting(
         Steer(), Kind.STEER, 'what keeps a udp:// peer at its worker: source, or {payload: "0:4"}'
@@ -285,7 +258,7 @@ class Admin:
 class Config:
     workers: int | None = setting(
         None,
-        Kind.WORKERS,
+        Kind.AUTO,
         "number of workers, or auto = min(CPU affinity, cgroup quota)",
         minimum=1,
         maximum=MAX_WORKERS,
@@ -299,6 +272,16 @@ class Config:
         "user[:group] to become after binding",
         pattern=r"^[^:\s]+(:[^:\s]+)?$",
         form="user or user:group",
+    )
+    umask: int | None = setting(
+        None, Kind.MODE, 'permissions that new files of the app never have, "0027"; null = as it was started'
+    )
+    chroot: str | None = setting(
+        None,
+        Kind.STRING,
+        "folder that is / for the app before it is imported: its modules, /proc and /dev/null must be inside",
+        pattern=r"^/[^\u0000-\u001f\u007f\ud800-\udfff]*$",
+        form="an absolute path",
     )
     pidfile: str | None = setting(None, Kind.STRING, "file that holds the master's pid, locked while it lives")
     control: str | None = setting(

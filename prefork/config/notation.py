@@ -36,6 +36,8 @@ SERVER_NAME_PATTERN = r"^(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*$"  #
 STEER_PATTERN = r"^(0|[1-9][0-9]{0,4}):([1-9][0-9]{0,4})$"
 NETWORK_PATTERN = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?)$"
 
+FILE_PATTERN = rf"^file:{_CHARACTER}+$"
+
 PATTERNS: dict[Kind, str] = {
     Kind.STRING: STRING_PATTERN,
     Kind.DURATION: DURATION_PATTERN,
@@ -55,7 +57,7 @@ def written(kind: Kind | None, value: Any) -> Any:
         JSON's types only: None, bool, int, str, list or dict.
     """
     if value is None:
-        return "auto" if kind is Kind.WORKERS else None
+        return "auto" if kind is Kind.AUTO else None
     if isinstance(value, Framing):
         return _framing(value)
     if isinstance(value, Steer):
@@ -83,5 +85,5 @@ _UNITS: dict[Kind | None, Any] = {
     Kind.DURATION: format_duration,
     Kind.SIZE: format_size,
     Kind.PERCENT: format_percent,
-    Kind.MODE: "0{:o}".format,
+    Kind.MODE: "0{:03o}".format,
 }

@@ -82,7 +82,7 @@ def _one_of(number: int, key: Key) -> int:
     return number
 
 
-def _workers(scalar: Scalar, key: Key) -> int | None:
+def _number_or_auto(scalar: Scalar, key: Key) -> int | None:
     if scalar.text == "auto":
         return None
     try:
@@ -175,10 +175,11 @@ def _app(scalar: Scalar, _key: Key) -> str:
 
 
 def _mode(scalar: Scalar, _key: Key) -> int:
-    cure = 'write it in quotes, "0660"'
+    is_mode = re.fullmatch(PATTERNS[Kind.MODE], scalar.text)
+    cure = f'write it in quotes, "{scalar.text if is_mode else "0660"}"'
     if scalar.style is Style.PLAIN:
         raise ValueError(f"{_trap(scalar) or f'{scalar.text} is no mode'}; {cure}")
-    if not re.fullmatch(PATTERNS[Kind.MODE], scalar.text):
+    if not is_mode:
         raise ValueError(f"{scalar.text!r} is no mode; {cure}")
     return int(scalar.text, 8)
 
@@ -192,7 +193,7 @@ def _delimiter(scalar: Scalar, _key: Key) -> str:
 
 _READERS: dict[Kind | None, Callable[[Scalar, Key], Any]] = {
     Kind.INTEGER: _integer,
-    Kind.WORKERS: _workers,
+    Kind.AUTO: _number_or_auto,
     Kind.BOOLEAN: _boolean,
     Kind.DURATION: _duration,
     Kind.SIZE: _size,

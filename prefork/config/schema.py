@@ -16,6 +16,7 @@ from prefork.config.key import Key, Kind, keys_of
 from prefork.config.model import FRAMINGS, Config, ListenerConfig
 from prefork.config.notation import (
     APP_PATTERN,
+    FILE_PATTERN,
     NETWORK_PATTERN,
     PATTERNS,
     SERVER_NAME_PATTERN,
@@ -25,6 +26,8 @@ from prefork.config.notation import (
 )
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+OF_SOURCES = ("per_ip", "per_ip_rate", "rate")
+_NEVER = {"anyOf": [{"const": 0}, {"type": "string", "pattern": r"^0+(\.0+)?(ms|s|m|h|d)?$"}]}
 _SCOPE = "The document after substitution of ${VAR} and ${VAR:-default}."
 
 
@@ -60,8 +63,19 @@ def _combinations() -> list[dict[str, Any]]:
         _where(
             "^(?!udp://)", {"steer": {"const": "source"}, "socket": {"properties": {"multicast": {"maxItems": 0}}}}
         ),
+        _where("^unix(gram)?://", {"allow": {"maxItems": 0}, "deny": {"maxItems": 0}, **_without_sources()}),
+        _where("^(udp|unixgram)://", {**_without_sources("life")}),
         _where("^(?!unix(gram)?:///)", {"socket": {"properties": {"mode": absent, "owner": absent}}}),
     ]
+
+
+def _without_sources(*more: str) -> dict[str, Any]:
+    """Return that limits of sources, and PROXY headers, have no meaning."""
+    zero: dict[str, Any] = {"enum": [0, "auto"]}
+    none = {"anyOf": [zero, {"type": "object", "properties": {"value": zero}}]}
+    unset = {"life": {"anyOf": [_NEVER, {"type": "object", "properties": {"value": _NEVER}}]}}
+    limits = {name: unset.get(name, none) for name in (*OF_SOURCES, *more)}
+    return {"limits": {"properties": limits}, "proxy_protocol": {"properties": {"from": {"maxItems": 0}}}}
 
 
 def _where(bind: str, properties: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
@@ -83,6 +97,10 @@ def schema_of(key: Key) -> dict[str, Any]:
     if key.items is not None:
         return {"type": "array", "minItems": 1, "items": _section(key.items)}
     schema = _section(key.section) if key.section is not None else _KINDS[key.kind](key)
+    if key.has_trial:
+        properties = {"value": schema, "dry_run": {"type": "boolean"}}
+        trial = {"type": "object", "additionalProperties": False, "properties": properties, "required": ["value"]}
+        schema = {"anyOf": [schema, trial]}
     return {"anyOf": [schema, {"type": "null"}]} if key.is_nullable else schema
 
 
@@ -115,6 +133,11 @@ def _list_of(pattern: str) -> Callable[[Key], dict[str, Any]]:
     }
 
 
+def _networks(key: Key) -> dict[str, Any]:
+    pattern = f"({NETWORK_PATTERN})|({FILE_PATTERN})" if key.bounds.get("files") else NETWORK_PATTERN
+    return {"type": "array", "items": {"type": "string", "pattern": pattern}}
+
+
 def _framing(_key: Key) -> dict[str, Any]:
     options = {name: _section(section) for name, section in FRAMINGS.items() if section is not None}
     bare = [name for name in FRAMINGS if not options.get(name, {}).get("required")]
@@ -138,7 +161,7 @@ def _certificates(_key: Key) -> dict[str, Any]:
 
 _KINDS: dict[Kind | None, Callable[[Key], dict[str, Any]]] = {
     Kind.INTEGER: lambda key: _number(key, "integer"),
-    Kind.WORKERS: lambda key: {"anyOf": [_number(key, "integer"), {"const": "auto"}]},
+    Kind.AUTO: lambda key: {"anyOf": [_number(key, "integer"), {"const": "auto"}]},
     Kind.BOOLEAN: lambda _key: {"type": "boolean"},
     Kind.DURATION: _with_unit("number"),
     Kind.SIZE: _with_unit("integer"),
@@ -148,7 +171,7 @@ _KINDS: dict[Kind | None, Callable[[Key], dict[str, Any]]] = {
     Kind.APP: lambda _key: {"type": "string", "pattern": APP_PATTERN},
     Kind.FRAMING: _framing,
     Kind.STRINGS: _list_of(STRING_PATTERN),
-    Kind.NETWORKS: _list_of(NETWORK_PATTERN),
+    Kind.NETWORKS: _networks,
     Kind.CERTIFICATES: _certificates,
     Kind.STEER: _steer,
     Kind.MODE: _string,

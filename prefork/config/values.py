@@ -12,7 +12,7 @@ from typing import Any
 from prefork.config.document import Mapping, Node, Scalar, Sequence, Style, plain_value
 from prefork.config.key import Key, Kind
 from prefork.config.model import NamedCertificate, Steer
-from prefork.config.notation import NETWORK_PATTERN, SERVER_NAME_PATTERN, STEER_PATTERN, written
+from prefork.config.notation import FILE_PATTERN, NETWORK_PATTERN, SERVER_NAME_PATTERN, STEER_PATTERN, written
 from prefork.config.scalars import read_scalar, read_string
 from prefork.config.trail import Trail, cure_for, shape_of
 
@@ -93,7 +93,8 @@ def _read_item(item: Node, key: Key, trail: Trail) -> str:
         return ""
     try:
         text = read_string(item, key)
-        return _network(text) if key.kind is Kind.NETWORKS else text
+        is_file = bool(key.bounds.get("files")) and re.fullmatch(FILE_PATTERN, text)
+        return _network(text) if key.kind is Kind.NETWORKS and not is_file else text
     except ValueError as error:
         trail.refuse(item.place, str(error))
         return ""

@@ -18,12 +18,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefork.net.entrance import enter
 from prefork.net.loop import EDGE, EXCLUSIVE, READABLE
 from prefork.net.peer import read_credentials
 from prefork.net.service import Service
-from prefork.net.tls_transport import accept_tls
-from prefork.net.transport import StreamTransport
-from prefork.scoreboard import Cell, Page
+from prefork.scoreboard import Cell, Count, Page
 from prefork.watch import Watch
 
 ACCEPTS_PER_EVENT = 64  # then others have their turn; epoll reports the rest again
@@ -33,6 +32,7 @@ HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person noti
 YIELD_SECONDS = 0.005  # of a first worker that has many more connections than its partner, to the partner
 MARGIN, MARGIN_SHARE = 4, 32  # how many more: this number, and this part of its own
 EXHAUSTED_SECONDS = 0.1  # until accept is tried again without a descriptor to spare
+SHORT_SECONDS = 0.25  # until it is tried again without memory to spare
 EPISODE_SECONDS = 5.0  # of one want of descriptors, from its last sign
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -140,8 +140,11 @@ class Acceptor:
     def _accept(self, may_go_on: Callable[[], bool]) -> None:
         service = self._service
         for _ in range(BATCHES[self._watch]):
-            if service.is_full:
+            if service.is_full and service.has_to_wait:
                 self._wait_for_room()
+                return
+            if service.site.pressure.is_short:
+                self._look_away(SHORT_SECONDS)
                 return
             try:
                 sock, peer = self._socket.accept()
@@ -155,10 +158,7 @@ class Acceptor:
             sock.setblocking(False)
             if self._socket.family == socket.AF_UNIX:
                 peer = read_credentials(sock)
-            if service.security is None or service.security.is_on_request:
-                StreamTransport(sock, peer, service).open()
-            else:
-                accept_tls(sock, peer, service)
+            enter(sock, peer, service)
             if not may_go_on():
                 break
         if self._watch is Watch.SECOND and self._timer is None:  # an edge is reported once: come back
@@ -171,9 +171,12 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_EVENT):
             if not self._reserve.turn_away(self._socket):
                 break
-            service.site.tally.count(Cell.REFUSED)
+            service.ledger.count(Count.REFUSED)
+        self._look_away(EXHAUSTED_SECONDS)
+
+    def _look_away(self, seconds: float) -> None:
         self.pause()
-        service.site.loop.call_later(EXHAUSTED_SECONDS, self.resume)
+        self._service.site.loop.call_later(seconds, self.resume)
 
     def _wait_for_room(self) -> None:
         """Accept again when a connection of this service has ended."""

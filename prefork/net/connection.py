@@ -19,6 +19,7 @@ from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.framing import Complaint
 from prefork.net.inlet import Inlet
 from prefork.net.outlet import GATHERED_BYTES, Bytes
+from prefork.net.proxy_header import ProxyHeader
 from prefork.net.service import Draining, Service
 from prefork.net.tls_socket import TlsDetails
 
@@ -64,6 +65,12 @@ class Connection(Inlet):
         """What TLS has agreed upon; None: the connection is plain."""
         details: TlsDetails | None = getattr(self._transport, "details", None)
         return details
+
+    @property
+    def proxy(self) -> ProxyHeader | None:
+        """What the balancer's PROXY header said; None: the client has connected by itself."""
+        guard = self._service.guard
+        return None if guard is None else guard.headers.get(self._transport.serial)
 
     @property
     def id(self) -> str:
@@ -345,6 +352,12 @@ class FramedConnection(Connection):
 
     def has_unread(self) -> bool:
         return bool(self._input or self._decoder.pending)
+
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes of a frame that is not whole have come."""
+        pending: int = self._decoder.pending
+        return pending
 
     @property
     def is_mid_frame(self) -> bool:

@@ -69,7 +69,7 @@ class _Coroutines:
 
     def _start(self, data: bytes, peer: Any, reply: Reply) -> None:
         service = self._service
-        service.open += 1
+        service.ledger.open += 1
         service.site.handlers += 1
         if service.is_full:
             for each in self._sockets:
@@ -80,7 +80,7 @@ class _Coroutines:
     def _on_done(self, task: asyncio.Task[object], peer: Any) -> None:
         service = self._service
         was_full = service.is_full
-        service.open -= 1
+        service.ledger.open -= 1
         service.site.handlers -= 1
         if was_full:
             for each in self._sockets:

@@ -8,6 +8,7 @@ Knows: one socket, its app's function. Does not know: slots, what a datagram mea
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outbox import Bytes, Outbox, UnixOutbox
 from prefork.net.service import USER_ERRORS, Service
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count, Rule
 
 BATCH = 64  # reads per event; then others have their turn, and epoll reports the rest again
 LAST_BATCHES = 256  # more than most receive buffers hold; a flood must not hold up the end
@@ -25,6 +26,8 @@ LEAST_BYTES = 512  # that the kernel charges for a datagram, whatever its size
 MAX_BYTES = 65_536  # above the largest of UDP, 65,507
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 UNIX_BYTES = 1 << 20  # twice net.core.wmem_max and more
+HEADER_BYTES = 28  # of a datagram on the wire: UDP's 8 and IPv4's 20; a question has them as an answer has
+TRUSTED_SECONDS, MAX_TRUSTED = 600.0, 16_384  # of peers that have shown that their address is theirs
 ANCILLARY_BYTES = 128  # an inherited socket may have been told to give more than the size of what is joined
 
 Receiver = Callable[[bytes, Any], object]
@@ -34,22 +37,36 @@ Function = Callable[[bytes, Any, "Reply"], object]
 class Reply:
     """Answers one datagram: `reply(data)`. It may be kept, and called later, and more than once.
 
+    A peer's address may be forged, and the answer hit somebody else: so all answers to a datagram have at most
+    `limits.amplification` times its bytes on the wire, until the app has made sure of the peer and says `trust()`.
+
     Attributes:
         peer: the address that it answers to; None: a unix socket without a name, which cannot be answered.
     """
 
-    __slots__ = ("_outbox", "peer")
+    __slots__ = ("_allowed", "_outbox", "_trusts", "peer")
 
-    def __init__(self, outbox: Outbox, peer: Any) -> None:
+    def __init__(self, outbox: Outbox, peer: Any, trusts: Trusts, allowed: float) -> None:
         self._outbox = outbox
+        self._trusts = trusts
+        self._allowed = allowed
         self.peer = peer
 
+    def trust(self) -> None:
+        """Answer this peer without a limit, for the next ten minutes: it has shown that it gets our answers."""
+        self._allowed = math.inf
+        self._trusts.add(self.peer)
+
     def __call__(self, data: Bytes) -> None:
-        """Send one datagram back.
+        """Send one datagram back; one that is larger than is allowed is dropped and counted.
 
         Raises:
             ValueError: it is larger than a datagram can be.
         """
+        size = len(data) + HEADER_BYTES
+        if size > self._allowed and self._trusts.refuses(self.peer):
+            return
+        self._allowed -= size
         outbox = self._outbox
         if not outbox.is_direct:
             outbox.send(data, self.peer)
@@ -65,7 +82,32 @@ class Reply:
         Raises:
             ValueError: one is larger than a datagram can be.
         """
+        size = sum(map(len, datagrams)) + HEADER_BYTES * len(datagrams)
+        if size > self._allowed and self._trusts.refuses(self.peer):
+            return
+        self._allowed -= size
         self._outbox.send_many(datagrams, self.peer)
+
+
+class Trusts:
+    """Peers of one socket whose address is known to be theirs."""
+
+    def __init__(self, service: Service, has_limit: bool) -> None:
+        self._service = service
+        factor = service.limits.amplification
+        self.factor: float = factor if factor and has_limit else math.inf
+        self._untils: dict[Any, float] = {}  # the oldest first
+
+    def add(self, peer: Any) -> None:
+        self._untils.pop(peer, None)
+        self._untils[peer] = self._service.now + TRUSTED_SECONDS
+        if len(self._untils) > MAX_TRUSTED:
+            del self._untils[next(iter(self._untils))]
+
+    def refuses(self, peer: Any) -> bool:
+        """Whether an answer that is too large is dropped."""
+        is_trusted = self._untils.get(peer, 0.0) > self._service.now
+        return not is_trusted and self._service.enforces(Rule.AMPLIFICATION, peer)
 
 
 class DatagramSocket:
@@ -86,6 +128,7 @@ class DatagramSocket:
         "_receiver",
         "_service",
         "_socket",
+        "_trusts",
         "outbox",
     )
 
@@ -100,6 +143,7 @@ class DatagramSocket:
         self._mask = 0
         self._is_joined = is_joined(sock)
         self._buffer = bytearray(UNIX_BYTES if sock.family == socket.AF_UNIX else 0)
+        self._trusts = Trusts(service, has_limit=sock.family != socket.AF_UNIX)
         kind = UnixOutbox if sock.family == socket.AF_UNIX else Outbox
         self.outbox = kind(sock, service, self._wait_writable)
 
@@ -201,9 +245,9 @@ class DatagramSocket:
         except (BlockingIOError, InterruptedError):  # the buffer is empty
             pass
         except OSError:  # an earlier answer of ours could not be delivered: that is told here, udp(7)
-            self._service.site.tally.count(Cell.UNSENT)
+            self._service.ledger.count(Count.UNSENT)
         if count:
-            self._service.site.tally.count_datagrams(count)
+            self._service.ledger.count_datagrams(count)
         return count
 
     def _read_one(self) -> int:
@@ -212,26 +256,30 @@ class DatagramSocket:
         else:  # of a unix socket they may be as large as their sender's buffer
             size, _, flags, peer = self._socket.recvmsg_into([self._buffer])
             if flags & socket.MSG_TRUNC:
-                self._service.site.tally.count(Cell.SKIPPED)
+                self._service.ledger.count(Count.SKIPPED)
                 return 1
             data = bytes(memoryview(self._buffer)[:size])
-        self._deliver((data,), peer)
+        self._deliver((data,), peer, len(data))
         return 1
 
     def _read_joined(self) -> int:
         data, ancillary, _, peer = self._socket.recvmsg(MAX_BYTES, ANCILLARY_BYTES)
         size = size_of_piece(ancillary) if ancillary else 0
         if not 0 < size < len(data):
-            self._deliver((data,), peer)
+            self._deliver((data,), peer, len(data))
             return 1
         pieces = [data[at : at + size] for at in range(0, len(data), size)]
         self.outbox.gather(peer)
-        self._deliver(pieces, peer)
+        self._deliver(pieces, peer, len(data))
         self.outbox.send_gathered()
         return len(pieces)
 
-    def _deliver(self, pieces: Iterable[bytes], peer: Any) -> None:
-        receiver, function, reply = self._receiver, self._function, Reply(self.outbox, peer)
+    def _deliver(self, pieces: Sequence[bytes], peer: Any, size: int) -> None:
+        receiver, function, trusts = self._receiver, self._function, self._trusts
+        guard = self._service.guard
+        if guard is not None and guard.is_strict and not guard.tolerates_peer(peer, self._service.enforces):
+            return
+        reply = Reply(self.outbox, peer, trusts, trusts.factor * (size + HEADER_BYTES * len(pieces)))
         for data in pieces:
             try:
                 if function is not None:

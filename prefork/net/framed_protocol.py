@@ -35,6 +35,11 @@ class FramedProtocol(asyncio.Protocol):
     def is_mid_frame(self) -> bool:
         return self._decoder.pending > 0
 
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes of a frame that is not whole have come."""
+        return self._decoder.pending
+
     def has_unread(self) -> bool:
         """Whether a frame has begun to come."""
         return self._decoder.pending > 0

@@ -18,7 +18,7 @@ from prefork.net.linger import Linger
 from prefork.net.loop import EDGE, READABLE, WRITABLE
 from prefork.net.service import Service
 from prefork.net.tls_socket import TlsSocket
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count, Rule
 
 ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # nothing more comes, epoll_ctl(2)
 
@@ -58,7 +58,7 @@ class Handshake:
 
     @property
     def _under_way(self) -> dict[Any, None]:
-        return self._service.site.handshakes.setdefault(self._service.name, {})
+        return self._service.ledger.handshakes
 
     @property
     def mask(self) -> int:
@@ -121,16 +121,16 @@ class Handshake:
     def _agree(self, sock: TlsSocket) -> None:
         self._expect(READABLE)
         del self._under_way[self]
-        tally = self._service.site.tally
-        tally.count(Cell.HANDSHAKES)
+        ledger = self._service.ledger
+        ledger.count(Count.HANDSHAKES)
         if sock.session_reused:
-            tally.count(Cell.RESUMED)
+            ledger.count(Count.RESUMED)
         self._arrival.on_agreed(sock)
 
     def _fail(self, error: OSError) -> None:
         service, arrival = self._service, self._arrival
         del self._under_way[self]
-        service.site.tally.count(Cell.UNSECURED)
+        service.ledger.count(Count.UNSECURED)
         service.tell_peer(f"TLS handshake failed: {describe(error)}", arrival.serial, arrival.peer)
         sock = self._socket
         try:
@@ -138,15 +138,20 @@ class Handshake:
         except OSError:  # the peer is gone
             service.site.selector.forget(self._fd)
             sock.close()
-            service.count_closed()
+            service.count_closed(arrival.serial)
         else:
-            Linger(sock, service, self._mask)
+            Linger(sock, service, self._mask, arrival.serial)
         arrival.on_failed(error)
 
-    def expire(self, reason: str = "limits.handshake has passed") -> None:
-        """End it, if it has not ended: it is too late."""
-        if self in self._under_way:
-            self._fail(TimeoutError(reason))
+    def expire(self, reason: str = "") -> None:
+        """End it, if it has not ended; without another reason, since it is too late."""
+        if self not in self._under_way:
+            return
+        serial, peer = self._arrival.serial, self._arrival.peer
+        if not reason and not self._service.enforces_once(Rule.HANDSHAKE, serial, peer, is_told=True):
+            self.deadline = math.inf
+        else:
+            self._fail(TimeoutError(reason or "limits.handshake has passed"))
 
 
 def describe(error: OSError) -> str:

@@ -40,6 +40,8 @@ class Selector(selectors.BaseSelector):
         self._watchers: dict[int, Watcher] = {}
         self._keys: dict[int, selectors.SelectorKey] = {}
 
+        self._woke_at = time.monotonic()
+        self._longest_turn = 0.0
         self.is_attached = False  # to a Loop, which tells when asyncio has something to do
         self.is_due = True
 
@@ -92,6 +94,11 @@ class Selector(selectors.BaseSelector):
                 if timeout <= 0:
                     return ready
 
+    def take_longest_turn(self) -> float:
+        """Return the longest time between two looks at the descriptors since the last call, in seconds."""
+        longest, self._longest_turn = self._longest_turn, 0.0
+        return longest
+
     def _dispatch(self, timeout: float | None, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         if timeout is None:
             timeout = -1
@@ -103,7 +110,12 @@ class Selector(selectors.BaseSelector):
         # A callback may close a descriptor of this batch, and accept() may give its number to a new
         # connection: that one then gets an event that is not its own. All watchers try a non-blocking call
         # and take EAGAIN for an answer, so this costs a system call and nothing else.
-        for fd, mask in self._poll(timeout, MAX_EVENTS):
+        turn = time.monotonic() - self._woke_at
+        if turn > self._longest_turn:
+            self._longest_turn = turn
+        batch = self._poll(timeout, MAX_EVENTS)
+        self._woke_at = time.monotonic()
+        for fd, mask in batch:
             watcher = watchers.get(fd)
             if watcher is not None:
                 watcher.on_event(mask)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prefork.net.service import Service
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 SEGMENT = struct.Struct("@H")
@@ -141,7 +141,7 @@ class Outbox:
         except OSError as error:
             if error.errno in UNSENDABLE:  # larger than the path, or not known to this kernel
                 return False
-            self._service.site.tally.count(Cell.UNSENT)
+            self._service.ledger.count(Count.UNSENT)
         return True
 
     def _send_now(self, data: Bytes, peer: Any) -> None:
@@ -161,13 +161,13 @@ class Outbox:
         elif error.errno == errno.EMSGSIZE:
             raise ValueError(f"cannot send a datagram of {len(data)} bytes: it is too large") from error
         else:
-            self._service.site.tally.count(Cell.UNSENT)
+            self._service.ledger.count(Count.UNSENT)
 
     # --- what waits for room ---
 
     def _keep(self, data: Bytes, peer: Any) -> None:
         if self._queued_bytes + len(data) + OVERHEAD_BYTES > self._service.limits.buffer:
-            self._service.site.tally.count(Cell.UNSENT)
+            self._service.ledger.count(Count.UNSENT)
             return
         self._queue.append((bytes(data), peer))
         self._queued_bytes += len(data) + OVERHEAD_BYTES
@@ -183,7 +183,7 @@ class Outbox:
             except (BlockingIOError, InterruptedError):
                 return
             except NEVER:
-                self._service.site.tally.count(Cell.UNSENT)
+                self._service.ledger.count(Count.UNSENT)
             self._queue.popleft()
             self._queued_bytes -= len(data) + OVERHEAD_BYTES
         self._set_direct()
@@ -193,7 +193,7 @@ class Outbox:
         """Send what there is room for; nothing is sent after that."""
         self.flush()
         for _ in self._queue:
-            self._service.site.tally.count(Cell.UNSENT)
+            self._service.ledger.count(Count.UNSENT)
         self.is_closed = True
         self._set_direct()
 
@@ -229,7 +229,7 @@ class UnixOutbox(Outbox):
             sum(map(len, queue)) + OVERHEAD_BYTES * len(queue) if self._queued_bytes + size > limit // 2 else 0
         )
         if self._queued_bytes + size > limit or theirs + size > limit // 2:
-            self._service.site.tally.count(Cell.UNSENT)  # no peer has more than half of what all have
+            self._service.ledger.count(Count.UNSENT)  # no peer has more than half of what all have
             return
         queue.append(bytes(data))
         self._queued_bytes += len(data) + OVERHEAD_BYTES
@@ -268,7 +268,7 @@ class UnixOutbox(Outbox):
     def _drop(self, queue: deque[Bytes]) -> None:
         for data in queue:
             self._queued_bytes -= len(data) + OVERHEAD_BYTES
-            self._service.site.tally.count(Cell.UNSENT)
+            self._service.ledger.count(Count.UNSENT)
         queue.clear()
 
     def close(self) -> None:

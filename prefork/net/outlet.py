@@ -144,6 +144,7 @@ class Outlet(asyncio.Transport):
                 sent = self._socket.send(data)
             except OSError as error:
                 sent = self._on_send_error(error)
+            self._service.ledger.sent += sent
             if sent == len(data):
                 return
         self._keep(memoryview(data)[sent:] if sent else data)
@@ -161,6 +162,7 @@ class Outlet(asyncio.Transport):
         buffer = self._open_buffer()
         # What we were given may change after write() has returned, but for bytes.
         buffer.append(data if type(data) is bytes else bytes(data))
+        self._service.count_kept(len(data))
         if not self._phase:
             self._set_mask(self._mask | WRITABLE)
         elif not self._mask & WRITABLE:
@@ -217,7 +219,9 @@ class Outlet(asyncio.Transport):
         self.touched = self._service.now
         try:
             while buffer.size:
-                buffer.drop(self._socket.sendmsg(buffer.vectors(), (), more))
+                sent = self._socket.sendmsg(buffer.vectors(), (), more)
+                self._service.ledger.sent += sent
+                buffer.drop(sent)
         except (BlockingIOError, InterruptedError):
             self._set_mask(self._mask | WRITABLE)
         except OSError as error:
@@ -230,12 +234,21 @@ class Outlet(asyncio.Transport):
         if not buffer.is_paused:
             buffer.is_paused = True
             self._tell("pause_writing")
-        if buffer.size > self._service.limits.buffer:
-            now = self._service.site.loop.time()
-            if buffer.over_since is None:
-                buffer.over_since = now
-            elif now - buffer.over_since > OVER_LIMIT_SECONDS:
-                self._lose_soon(ConnectionAbortedError("the peer does not read: limits.buffer is full"))
+        self._check_size(buffer)
+
+    def _check_size(self, buffer: SendBuffer) -> None:
+        """End a connection whose buffer has been over the limit for a while."""
+        if buffer.size <= self._service.limits.buffer:
+            return
+        now = self._service.site.loop.time()
+        if buffer.over_since is None:
+            buffer.over_since = now
+        elif now - buffer.over_since > OVER_LIMIT_SECONDS and self._has_to_read():
+            self._lose_soon(ConnectionAbortedError("the peer does not read: limits.buffer is full"))
+
+    @abstractmethod
+    def _has_to_read(self) -> bool:
+        """Whether a full buffer is the end of the connection, and not only counted."""
 
     def _free_writer(self, buffer: SendBuffer) -> None:
         if buffer.size <= self._service.limits.buffer:

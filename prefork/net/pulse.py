@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 
+from prefork.net.entrance import HeaderArrival
 from prefork.net.handshake import Handshake
 from prefork.net.linger import Linger
 from prefork.net.service import Worksite
@@ -19,6 +20,7 @@ from prefork.net.transport import StreamTransport
 from prefork.scoreboard import Cell
 
 SWEEP_SECONDS = 1.0
+LATE_SECONDS = 2.0  # a sweep that is later than this says that the loop has stood still
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -46,8 +48,12 @@ class Pulse:
         self._on_beat()
         site.tally.write(Cell.BEAT, now)
         if site.now >= self._next_sweep:
+            if site.now > self._next_sweep + LATE_SECONDS:
+                site.pressure.awoke_at = site.now
             self._next_sweep = site.now + (0 if site.draining.begun else SWEEP_SECONDS)
             site.tally.write(Cell.RSS, self._read_rss())
+            site.tally.write(Cell.LAG, int(site.selector.take_longest_turn() * 1e9))
+            site.pressure.look_at_memory()
             self.sweep()
             site.fold.flush(site.now)
         site.loop.call_later(self._period, self.beat)
@@ -61,7 +67,7 @@ class Pulse:
         for watcher in list(self._site.selector.watchers.values()):
             if isinstance(watcher, StreamTransport):
                 watcher.sweep(now)
-            elif isinstance(watcher, Linger | Handshake) and watcher.deadline <= now:
+            elif isinstance(watcher, Linger | Handshake | HeaderArrival) and watcher.deadline <= now:
                 watcher.expire()
 
 

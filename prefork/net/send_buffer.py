@@ -16,7 +16,18 @@ MAX_VECTORS = 64  # of one sendmsg; IOV_MAX is 1024, and 64 small chunks fill a 
 class SendBuffer:
     """A queue of bytes with a high and a low water mark, in bytes."""
 
-    __slots__ = ("_chunks", "high", "is_flush_due", "is_paused", "low", "over_since", "size")
+    __slots__ = (
+        "_chunks",
+        "high",
+        "is_flush_due",
+        "is_paused",
+        "low",
+        "over_since",
+        "size",
+        "taken",
+        "taken_before",
+        "watched_at",
+    )
 
     def __init__(self) -> None:
         self._chunks: deque[bytes | memoryview] = deque()
@@ -26,6 +37,9 @@ class SendBuffer:
         self.is_paused = False
         self.is_flush_due = False
         self.over_since: float | None = None
+        self.taken = 0  # bytes that the kernel took, ever
+        self.watched_at: float | None = None  # since when its reader is watched, and what was taken by then
+        self.taken_before = 0
 
     def append(self, data: bytes | memoryview) -> None:
         self._chunks.append(data)
@@ -39,6 +53,7 @@ class SendBuffer:
         """Forget the first `sent` bytes."""
         chunks = self._chunks
         self.size -= sent
+        self.taken += sent
         while sent:
             first = chunks[0]
             if sent < len(first):

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefork.config.model import ListenerConfig
+from prefork.firewall import OPEN_TO_ALL, Firewalls, pack_host
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.datagram_app import build_datagram_app
 from prefork.net.datagram_sockets import DatagramSockets
 from prefork.net.framings import build_framing
+from prefork.net.guard import BanBoard, Guard, host_of
 from prefork.net.handler import build_protocol_factory
 from prefork.net.pulse import transports
 from prefork.net.service import Departures, Service, Worksite
-from prefork.scoreboard import Cell
+from prefork.net.sources import SourceTable
+from prefork.scoreboard import Cell, Count, Rule, Scoreboard
 from prefork.tls import Security
 from prefork.watch import Watch
 
@@ -35,11 +38,13 @@ class Loadout:
 
     Attributes:
         apps: what their `app` names stand for.
+        firewalls: of those that do not serve everybody, by their names.
         securities: of those that speak TLS, by their names.
         datagrams: the names of those that have datagrams.
     """
 
     apps: Mapping[str, Any]
+    firewalls: Mapping[str, Firewalls] = field(default_factory=dict)
     securities: Mapping[str, Security] = field(default_factory=dict)
     datagrams: frozenset[str] = frozenset()
 
@@ -47,8 +52,18 @@ class Loadout:
 class Server:
     """The listeners of a config, served on one loop."""
 
-    def __init__(self, listeners: Sequence[ListenerConfig], loaded: Loadout, site: Worksite) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[ListenerConfig],
+        loaded: Loadout,
+        site: Worksite,
+        scoreboard: Scoreboard,
+        seat: int,
+    ) -> None:
         """Make a service of each listener; nothing is accepted before a socket is given.
+
+        Args:
+            seat: of this worker on the scoreboard.
 
         Raises:
             ConfigError: an app is of no kind that can be served.
@@ -56,16 +71,23 @@ class Server:
         self.site = site
         self._reserve = Reserve()
         self._is_last = False
+        self._board = BanBoard(scoreboard.notice)
+        self._sources = SourceTable(scoreboard.rows, seat)
         self._acceptors: dict[tuple[str, int], Acceptor] = {}
         self._datagrams = DatagramSockets()
-        self._services = {listener.name: self._open_service(listener, loaded) for listener in listeners}
+        self._services = {each.name: self._open_service(each, loaded, i) for i, each in enumerate(listeners)}
 
-    def _open_service(self, listener: ListenerConfig, loaded: Loadout) -> Service:
+    def _open_service(self, listener: ListenerConfig, loaded: Loadout, place: int) -> Service:
         framing = build_framing(listener.framing, listener.limits.frame, loaded.apps)
-        service = Service(listener.name, listener.limits, framing, self.site)
+        service = Service(listener.name, listener.limits, framing, self.site, place)
         service.security = loaded.securities.get(listener.name)
         if service.security is not None:
             service.security.write_keys()
+        firewalls = loaded.firewalls.get(listener.name, OPEN_TO_ALL)
+        service.guard = Guard(listener.name, listener.limits, firewalls.clients, self._sources, self._board)
+        service.guard.balancers = firewalls.balancers
+        if listener.limits.life:
+            service.departures = Departures()
         app = loaded.apps[listener.app]
         if listener.name in loaded.datagrams:
             self._datagrams.apps[listener.name] = build_datagram_app(app, service)
@@ -77,11 +99,36 @@ class Server:
         """Pass the pulse's time on to the services."""
         for service in self._services.values():
             service.now = self.site.now
+            service.ledger.flush()
+        if self._board.refresh():
+            self._end_banned()
+            for service in self._services.values():
+                if service.guard is not None:
+                    service.guard.look()
+        self.site.tally.write(Cell.FULL, int(self._is_full()))
+
+    def _is_full(self) -> bool:
+        """Whether nobody new is accepted for any listener."""
+        streams = [s for name, s in self._services.items() if name not in self._datagrams.apps]
+        return self.site.pressure.is_short or (bool(streams) and all(s.is_full and s.has_to_wait for s in streams))
+
+    def _end_banned(self) -> None:
+        """End the connections of those who are banned from now on."""
+        for transport in transports(self.site):
+            guard, packed = transport.service.guard, pack_host(host_of(transport.peer))
+            is_banned = guard is not None and packed is not None and guard.is_banned(packed)
+            if is_banned and transport.service.enforces(Rule.BAN, transport.peer):
+                transport.evict_soon()
 
     @property
     def names(self) -> list[str]:
         """The names of the listeners."""
         return list(self._services)
+
+    @property
+    def handshakes(self) -> list[Any]:
+        """The TLS handshakes under way."""
+        return [one for service in self._services.values() for one in service.ledger.handshakes]
 
     def watch(self, listener: str, slot: int, fd: int, shift: Shift) -> None:
         """Serve a socket; it is closed when it is given again, or up."""
@@ -161,8 +208,8 @@ class Server:
         if rest:
             log.warning("cut %d connections that were open at the end of the drain", len(rest))
         for transport in rest:
-            self.site.tally.count(Cell.CUT)
+            transport.service.ledger.count(Count.CUT)
             transport.cut()
-        for handshake in [one for under_way in self.site.handshakes.values() for one in under_way]:
+        for handshake in self.handshakes:
             handshake.expire("the server stops")
         self.site.loop.call_later(LAST_WORDS_SECONDS, on_done)

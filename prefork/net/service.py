@@ -14,22 +14,44 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.errors import RemoteProtocolError
 from prefork.framing import Complaint, Decoder, Framing
 from prefork.net.fold import Fold
+from prefork.net.guard import Guard
+from prefork.net.ledger import Ledger
 from prefork.net.loop import Selector
+from prefork.net.pressure import Pressure, shed
 from prefork.net.tally import Tally
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count, Rule
 from prefork.tls import Security
 
 BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds one connection's handler
 QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
 # What user code may raise at the price of one connection.
 USER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
+EVERYDAY = frozenset({Rule.IDLE, Rule.LIFE})  # no sign of anything wrong
+REASONS = {
+    Rule.DENY: "its network may not connect (allow, deny)",
+    Rule.BAN: "its network is banned",
+    Rule.CONNECTIONS: "limits.connections is reached",
+    Rule.PER_IP: "its source has limits.per_ip connections",
+    Rule.PER_IP_RATE: "its source connects faster than limits.per_ip_rate",
+    Rule.RATE: "connections come faster than limits.rate",
+    Rule.DESCRIPTORS: "the worker has as many connections as leave the app a fifth of its descriptors",
+    Rule.MEMORY: "the server is short of memory",
+    Rule.PROXY: "its PROXY header is missing, wrong, or not expected",
+    Rule.HANDSHAKE: "limits.handshake has passed",
+    Rule.IDLE: "no byte went in or out for limits.idle",
+    Rule.MESSAGE: "a frame did not end within limits.message",
+    Rule.MIN_RATE: "it takes or sends less than limits.min_rate",
+    Rule.LIFE: "it is older than limits.life",
+    Rule.BUFFER: "it does not read: limits.buffer is full",
+    Rule.BUFFERS: "limits.buffers is full, and it is the slowest reader",
+    Rule.AMPLIFICATION: "the answer is larger than limits.amplification allows",
+}
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
@@ -65,7 +87,7 @@ class Worksite:
     pool: ThreadPoolExecutor = field(init=False)
     handlers: int = 0  # coroutine handlers at work
     fold: Fold = field(default_factory=Fold)
-    handshakes: dict[str, dict[Any, None]] = field(default_factory=dict)  # under way by listener, the oldest first
+    pressure: Pressure = field(default_factory=Pressure)
     on_empty: Callable[[], None] | None = None  # called when a draining worker has nothing open
 
     def __post_init__(self) -> None:
@@ -115,7 +137,12 @@ class Departures:
 class Service:
     """One listener's app and limits in one worker."""
 
-    def __init__(self, name: str, limits: Limits, framing: Framing | None, site: Worksite) -> None:
+    def __init__(self, name: str, limits: Limits, framing: Framing | None, site: Worksite, place: int = 0) -> None:
+        """Serve nobody yet.
+
+        Args:
+            place: of the listener in the config.
+        """
         self.name = name
         self.limits = limits
         self.framing = framing
@@ -125,27 +152,30 @@ class Service:
         self.nothing = site.nothing
         self.security: Security | None = None  # with it TLS is spoken, at once or when the app asks for it
         self.departures: Departures | None = None  # while the worker drains
-        self.open = 0
         self.waiting: Callable[[], None] | None = None  # called when there is room again
-        self._serial = count(1)
+        self.ledger = Ledger(site.tally, place)
+        self.guard: Guard | None = None  # None: whoever connects has no address
 
     @property
     def is_full(self) -> bool:
-        return self.open >= self.limits.connections
+        return self.ledger.open >= self.limits.connections
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether those who come while it is full stay in the kernel's queue."""
+        return self.limits.when_full == "wait" and "connections" not in self.limits.dry_run
 
     @property
     def log(self) -> logging.Logger:
         return logging.getLogger(f"prefork.{self.name}")
 
-    def next_serial(self) -> int:
-        """Count a new connection; return its number in this worker and listener."""
-        self.open += 1
-        self.site.tally.count_opened()
-        return next(self._serial)
-
-    def count_closed(self, transport: object = None) -> None:
-        self.open -= 1
-        self.site.tally.count_closed()
+    def count_closed(self, serial: int, transport: object = None) -> None:
+        """Take note that a connection has ended."""
+        self.ledger.count_closed()
+        if self.guard is not None:
+            self.guard.release(serial)
+        if self.ledger.tried:
+            self.ledger.forget(serial)
         if self.waiting is not None and not self.is_full:
             resume, self.waiting = self.waiting, None
             resume()
@@ -153,18 +183,53 @@ class Service:
             self.departures.forget(transport)
             self.site.check_empty()
 
+    def count_kept(self, size: int) -> None:
+        """Take note of bytes that a peer was too slow for."""
+        ledger = self.ledger
+        ledger.kept += size
+        if ledger.kept > self.limits.buffers:
+            ledger.kept, gone = shed(self.transports(), self.limits.buffers)
+            for transport in gone:
+                if self.enforces(Rule.BUFFERS, transport.peer):
+                    transport.evict_soon()
+
+    def transports(self) -> list[Any]:
+        """Return the open connections."""
+        return [w for w in self.site.selector.watchers.values() if getattr(w, "service", None) is self]
+
+    def enforces(self, rule: Rule, peer: object, is_told: bool = False) -> bool:
+        """Count what runs against a rule, and tell it, folded; return False if the rule is only tried.
+
+        Args:
+            is_told: the caller tells it, if it is held.
+        """
+        is_dry = rule.key in self.limits.dry_run
+        self.ledger.count_rule(rule, is_dry)
+        kind = f"{rule.key} (dry run)" if is_dry else rule.key
+        if (is_dry or not is_told) and self.site.fold.admits(self.name, kind, self.site.now):
+            level = logging.DEBUG if rule in EVERYDAY else logging.INFO
+            verdict = "would be refused" if is_dry else "refused"
+            self.log.log(level, "connection from %s %s: %s", peer, verdict, REASONS[rule])
+        return not is_dry
+
+    def enforces_once(self, rule: Rule, serial: int, peer: object, is_told: bool = False) -> bool:
+        """Do the same for a connection that is looked at again and again: a dry run counts it once."""
+        is_dry = rule.key in self.limits.dry_run
+        is_known = is_dry and not self.ledger.is_first_try(serial, rule)
+        return not is_known and self.enforces(rule, peer, is_told)
+
     def name_connection(self, serial: int) -> str:
         """Return the id of a connection, unique over workers and generations: `echo-0.g3.4711-12`."""
         return f"{self.name}-{self.site.label}-{serial}"
 
     def report_timeout(self, reason: str, serial: int, peer: object) -> None:
         """Count a connection that a deadline ends."""
-        self.site.tally.count(Cell.TIMED_OUT)
+        self.ledger.count(Count.TIMED_OUT)
         self.log.debug("connection %s from %s timed out: %s", self.name_connection(serial), peer, reason)
 
     def report_error(self, error: BaseException, serial: int, peer: object) -> None:
         """Log an exception of user code, which costs one connection."""
-        self.site.tally.count(Cell.ERRORS)
+        self.ledger.count(Count.ERRORS)
         self.log.error(
             "the app failed on connection %s from %s: %s: %s",
             self.name_connection(serial),
@@ -197,9 +262,9 @@ class Service:
 
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""
-        self.site.tally.count(Cell.SKIPPED)
+        self.ledger.count(Count.SKIPPED)
         if complaint.error is not None:
-            self.site.tally.count(Cell.ERRORS)
+            self.ledger.count(Count.ERRORS)
         if self.site.fold.admits(self.name, complaint.reason, self.site.now):
             level = logging.INFO if complaint.error is None else logging.ERROR
             name = self.name_connection(transport.serial)
@@ -210,14 +275,14 @@ class Service:
 
     def report_datagram(self, error: BaseException | None, peer: object) -> None:
         """Log an exception of user code, which costs one datagram."""
-        self.site.tally.count(Cell.ERRORS)
+        self.ledger.count(Count.ERRORS)
         self.log.error(
             "the app failed on a datagram from %s: %s: %s", peer, type(error).__name__, error, exc_info=error
         )
 
     def report_peer(self, error: BaseException, serial: int, peer: object) -> None:
         """Log a fault of the peer in one line: it is no news for a traceback."""
-        self.site.tally.count(Cell.BROKEN)
+        self.ledger.count(Count.BROKEN)
         if isinstance(error, RemoteProtocolError):
             self.tell_peer(str(error), serial, peer)
             return

@@ -85,7 +85,7 @@ class TlsTransport(StreamTransport):
             self._release()
         else:
             self._shut_down()
-            Linger(self._socket, self._service, self._mask & EVENTS)
+            Linger(self._socket, self._service, self._mask & EVENTS, self.serial)
         self._part(None)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -100,10 +100,9 @@ class TlsTransport(StreamTransport):
         return known[name]() if name in known else super().get_extra_info(name, default)
 
 
-def accept_tls(sock: socket.socket, peer: Any, service: Service) -> None:
+def accept_tls(sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
     """Begin TLS on a connection that was accepted."""
     assert service.security is not None
-    serial = service.next_serial()
     arrival = Arrival(sock, peer, serial, lambda tls: TlsTransport(tls, peer, service, serial).open())
     handshake = Handshake(arrival, service.security.context, service, service.security.alpn)
     service.site.selector.watch(sock.fileno(), handshake, handshake.mask)

@@ -17,39 +17,34 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.net.deadlines import TimedOutlet
 from prefork.net.linger import Linger
 from prefork.net.loop import READABLE, WRITABLE
-from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN, Outlet
+from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN
 from prefork.net.passage import Passage, send_file
 from prefork.net.peer import Credentials
+from prefork.net.proxy_header import has_signature
 from prefork.net.service import USER_ERRORS, Service
+from prefork.scoreboard import Rule
 
 READ_BYTES = 65_536  # more makes malloc map and unmap memory for every message
-STALLED_SECONDS = 30.0  # for a closing connection whose peer takes nothing; TCP_USER_TIMEOUT's common choice
 NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
 
 
-class StreamTransport(Outlet):
-    """A connected socket and the protocol that it serves.
+class StreamTransport(TimedOutlet):
+    """A connected socket and the protocol that it serves."""
 
-    Attributes:
-        peer: the peer's address as accept(2) gave it.
-        serial: its number in this worker and listener.
-    """
+    __slots__ = ("_deliver", "_heir")
 
-    __slots__ = ("_deliver", "_heir", "peer", "serial")
-
-    def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int | None = None) -> None:
+    def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
         """Make the transport of a connected socket.
 
         Args:
-            serial: its number, if it was counted before.
+            serial: its number, as it was counted.
         """
-        super().__init__(sock, service)
+        super().__init__(sock, peer, service, serial)
         self._deliver: Any = None
         self._heir: Any = None  # the transport that took socket and protocol over
-        self.peer = peer
-        self.serial = service.next_serial() if serial is None else serial
 
     def open(self) -> None:
         """Make the protocol and let it have the connection."""
@@ -62,6 +57,19 @@ class StreamTransport(Outlet):
             self._fail(error)
         if self._service.departures is not None:
             self.join_drain()
+
+    def expect_no_header(self) -> None:
+        """Refuse a PROXY header, which only balancers may send; it would come first."""
+        deliver = self._deliver
+
+        def deliver_first(data: bytes) -> None:
+            self._deliver = deliver
+            if has_signature(data) and self._service.enforces(Rule.PROXY, self.peer):
+                self._lose_soon(None)
+            else:
+                deliver(data)
+
+        self._deliver = deliver_first
 
     def _watch(self) -> None:
         self._service.site.selector.watch(self._socket.fileno(), self, READABLE)
@@ -87,7 +95,9 @@ class StreamTransport(Outlet):
         if not data:
             self._on_eof()
             return
-        self.touched = self._service.now
+        service = self._service
+        self.touched = service.now
+        service.ledger.received += len(data)
         self.held = b""
         try:
             self._deliver(data)
@@ -106,6 +116,7 @@ class StreamTransport(Outlet):
                 sent = self._socket.send(data)
             except OSError as error:
                 sent = self._on_send_error(error)
+            service.ledger.sent += sent
             if sent != len(data):
                 self._keep(memoryview(data)[sent:])
         elif held is not None:
@@ -236,37 +247,6 @@ class StreamTransport(Outlet):
             else:
                 self.close()
 
-    def sweep(self, now: float) -> None:
-        """Look at the deadlines; called about once a second.
-
-        Args:
-            now: CLOCK_MONOTONIC.
-        """
-        quiet = now - self.touched
-        service, departures = self._service, self._service.departures
-        if departures is not None and departures.is_quiet_due(self, quiet, now) and not self._has_arrived():
-            self.leave()
-        is_idle = 0 < service.limits.idle < quiet and not getattr(self._protocol, "is_busy", False)
-        if is_idle and not self._has_arrived():
-            self._time_out("no byte went in or out for limits.idle")
-        elif self._phase == CLOSING and quiet > STALLED_SECONDS:
-            self._time_out(f"the peer took nothing for {STALLED_SECONDS} s")
-        elif self._mask & READABLE and service.limits.message > 0:
-            begun = getattr(self._protocol, "frame_begun", None)
-            if begun is not None and now - begun > service.limits.message:
-                self._time_out("a frame did not end within limits.message")
-
-    def _has_arrived(self) -> bool:
-        """Whether bytes wait to be read: where the loop has stood still, the silence was only ours."""
-        try:
-            return self._mask & READABLE != 0 and len(socket.socket.recv(self._socket, 1, socket.MSG_PEEK)) > 0
-        except OSError:
-            return False
-
-    def _time_out(self, reason: str) -> None:
-        self._service.report_timeout(reason, self.serial, self.peer)
-        self._lose(None)
-
     def _fail(self, error: BaseException) -> None:
         """User code raised: that costs this connection."""
         self._report(error)
@@ -291,13 +271,13 @@ class StreamTransport(Outlet):
             self._release()
         else:
             self._shut_down()
-            Linger(self._socket, self._service, self._mask & EVENTS)
+            Linger(self._socket, self._service, self._mask & EVENTS, self.serial)
         self._part(None)
 
     def _release(self) -> None:
         self._service.site.selector.forget(self._socket.fileno())
         self._socket.close()
-        self._service.count_closed(self)
+        self._service.count_closed(self.serial, self)
 
     def _part(self, error: OSError | None) -> None:
         """Tell the protocol, and break the circle of references with it."""

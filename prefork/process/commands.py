@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefork.errors import LocalProtocolError
+from prefork.process.bans import BanList
 from prefork.process.course import Course, Ending
 from prefork.process.reload import Staff
 from prefork.process.reloads import Reloads
@@ -22,7 +23,8 @@ Reply = Callable[[Any], None]
 class Commands:
     """Answers requests; what it raises is an answer too."""
 
-    def __init__(self, course: Course, reloads: Reloads, staff: Staff) -> None:
+    def __init__(self, course: Course, reloads: Reloads, staff: Staff, bans: BanList) -> None:
+        self._bans = bans
         self._course = course
         self._reloads = reloads
         self._staff = staff
@@ -32,6 +34,9 @@ class Commands:
             "reload": self._reload,
             "scale": self._scale,
             "stop": self._stop,
+            "ban": self._ban,
+            "unban": self._unban,
+            "bans": self._list_bans,
         }
 
     def answer(self, command: str, arguments: dict[str, Any], reply: Reply) -> None:
@@ -63,8 +68,22 @@ class Commands:
         self._course.end(Ending.IMMEDIATE if arguments.get("now") else Ending.DELAYED, delay)
         reply({"stopping": True})
 
+    def _ban(self, arguments: dict[str, Any], reply: Reply) -> None:
+        duration = arguments.get("duration")
+        self._bans.ban(str(arguments.get("network", "")), None if duration is None else str(duration))
+        reply(self._bans.describe())
+
+    def _unban(self, arguments: dict[str, Any], reply: Reply) -> None:
+        self._bans.lift(str(arguments.get("network", "")))
+        reply(self._bans.describe())
+
+    def _list_bans(self, _: dict[str, Any], reply: Reply) -> None:
+        reply(self._bans.describe())
+
     def _status(self, _: dict[str, Any], reply: Reply) -> None:
         last, target = self._reloads.last, self._course.target
+        counted = sum_counters(self._staff.crew)
+        counted["counters"]["dropped"] = self._staff.ports.dropped
         reply(
             {
                 "pid": os.getpid(),
@@ -73,7 +92,7 @@ class Commands:
                 "state": "stopping" if self._course.ending else "running",
                 "workers": describe_workers(self._staff.crew, self._staff.clock()),
                 "listeners": self._staff.ports.bound(),
-                "counters": sum_counters(self._staff.crew) | {"dropped": self._staff.ports.dropped},
+                **counted,
                 "last_reload": {
                     "verdict": last.verdict if last else None,
                     "reason": last.reason if last else None,

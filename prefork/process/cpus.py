@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-SELF_CGROUP = Path("/proc/self/cgroup")
+from prefork.process.cgroups import CGROUP_ROOT, SELF_CGROUP, cgroup_folders, read_cgroup
 
 
 def count_workers(chosen: int | None, root: Path = CGROUP_ROOT, membership: Path = SELF_CGROUP) -> int:
@@ -29,35 +28,16 @@ def count_workers(chosen: int | None, root: Path = CGROUP_ROOT, membership: Path
 
 def _quotas(root: Path, membership: Path) -> Iterator[float]:
     """Return the quotas, in CPUs, of this process's cgroups and of those above them."""
-    for line in _read(membership).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield from _climb(root, path, _quota_v2)
-        elif "cpu" in controllers.split(","):
-            for mount in (root / controllers, root / "cpu"):
-                yield from _climb(mount, path, _quota_v1)
-
-
-def _climb(mount: Path, path: str, read: object) -> Iterator[float]:
-    folder = mount / path.lstrip("/")
-    while folder != mount.parent:
-        yield read(folder)  # type: ignore[operator]  # one of the two readers below
-        folder = folder.parent
+    for version, folder in cgroup_folders("cpu", root, membership):
+        yield _quota_v2(folder) if version == 2 else _quota_v1(folder)
 
 
 def _quota_v2(folder: Path) -> float:
-    quota, _, period = _read(folder / "cpu.max").partition(" ")
+    quota, _, period = read_cgroup(folder / "cpu.max").partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else 0.0
 
 
 def _quota_v1(folder: Path) -> float:
-    quota = _read(folder / "cpu.cfs_quota_us").strip()
-    period = _read(folder / "cpu.cfs_period_us").strip()
+    quota = read_cgroup(folder / "cpu.cfs_quota_us").strip()
+    period = read_cgroup(folder / "cpu.cfs_period_us").strip()
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else 0.0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # no cgroup of that version, or not mounted here
-        return ""

@@ -80,7 +80,7 @@ class Crew:
     ) -> None:
         self.roster = Roster()
         self._scoreboard = scoreboard
-        self.totals: dict[int, Counter[Cell]] = {}  # of the workers of a slot that are gone
+        self.totals: dict[tuple[int, str], Counter[int]] = {}  # by slot and listener, of workers that are gone
         self._kernel = kernel
         self._clock = clock
         self._selector = selector
@@ -248,6 +248,13 @@ class Crew:
         link: Link = record.link
         return self._clock() - link.page[Cell.BEAT] / 1e9 > LAG_SECONDS
 
+    def is_laden(self, record: WorkerRecord) -> bool:
+        """Whether a worker is to get no new connections: it is full, or slow."""
+        link: Link = record.link
+        limits = [listener.limits.lag for listener in link.config.listeners if listener.limits.lag]
+        is_slow = bool(limits) and link.page[Cell.LAG] / 1e9 > min(limits)
+        return bool(link.page[Cell.FULL]) or is_slow or self.is_lagging(record)
+
     def end_overdue(self) -> None:
         """Give up those whose deadline has passed: first their stack, then SIGKILL."""
         now = self._clock()
@@ -304,8 +311,9 @@ class Crew:
         link, now = record.link, self._clock()
         was_ordered = record.state in (State.DRAINING, State.DYING) and link.failure is None
         self.roster.remove(record)
-        totals = self.totals.setdefault(record.slot, Counter())
-        totals.update(read_counters(link.page))
+        for place, listener in enumerate(link.config.listeners):
+            totals = self.totals.setdefault((record.slot, listener.name), Counter())
+            totals.update(read_counters(link.page, place))
         if not was_ordered:
             if link.failure is not None and record.ready_at is None:
                 reason = link.failure.reason

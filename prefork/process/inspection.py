@@ -11,6 +11,7 @@ from prefork.address import parse_address
 from prefork.app import AppKind, import_app, recognise
 from prefork.config import ListenerConfig, Loaded
 from prefork.errors import ConfigError
+from prefork.process.guarding import build_firewalls
 from prefork.process.loading import import_listener
 from prefork.process.plan import app_directories
 from prefork.process.securing import describe_warnings, secure
@@ -58,6 +59,10 @@ def inspect_config(loaded: Loaded) -> Findings:
             import_app(loaded.config.lifespan, directories)
         except ConfigError as error:
             found.problems += [f"{loaded.at('lifespan')}: {text}" for text in error.problems]
+    try:
+        build_firewalls(loaded, directories)
+    except ConfigError as error:
+        found.problems += error.problems
     try:
         found.warnings += describe_warnings(secure(loaded, directories).values())
     except ConfigError as error:

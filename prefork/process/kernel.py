@@ -73,7 +73,7 @@ class Kernel:
 
     def adopt_orphans(self) -> bool:
         """Become the parent of orphaned descendants, PR_SET_CHILD_SUBREAPER of prctl(2)."""
-        return _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        return prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
 
 
 def _ignore(number: int, frame: object) -> None:
@@ -104,13 +104,19 @@ def _become(run: Callable[[], int]) -> None:
             os._exit(code)
 
 
-def _prctl(option: int, value: int) -> bool:
-    return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+def prctl(option: int, value: int = 0) -> int:
+    """Call prctl(2) with one argument; the others are 0, as several options demand.
+
+    Returns:
+        What the kernel says; -1: it refuses, or does not know the option.
+    """
+    arguments = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, *arguments))
 
 
 def die_with_parent(number: int) -> None:
     """Ask for a signal when the parent ends, PR_SET_PDEATHSIG of prctl(2)."""
-    _prctl(PR_SET_PDEATHSIG, number)
+    prctl(PR_SET_PDEATHSIG, number)
 
 
 def close_all_but(keep: set[int]) -> None:

@@ -5,8 +5,18 @@ Knows: a plan, apps. Does not know: who asks, what is served.
 
 from __future__ import annotations
 
+# Python imports some of these when they are first needed: by then a user may not be allowed to read its files, or
+# a folder that is the root may have none. Root must not import them late: the user's folder may be on the path.
+import concurrent.futures.thread  # noqa: F401
+import encodings.ascii
+import encodings.idna
+import encodings.latin_1  # noqa: F401
+import importlib
+import linecache  # noqa: F401
+import os
+import sys
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefork.app import check_framing, import_app, recognise
@@ -53,6 +63,28 @@ def import_listener(listener: ListenerConfig, directories: tuple[str, ...], is_d
         found[check] = import_app(check, directories)
         build_check(found[check], check)
     return found
+
+
+def settle_in(folder: str, plan: Plan) -> Plan:
+    """Prepare the imports of a process that is about to be confined to a folder.
+
+    Paths into the folder become those that they are in there; others stay, and are found there if the folder
+    has them too. Apps are looked for in the folder itself, too.
+
+    Returns:
+        The plan as it is inside.
+    """
+    sys.path[:] = [path_inside(folder, path) for path in sys.path]
+    importlib.invalidate_caches()
+    directories = [path_inside(folder, path) for path in plan.directories]
+    return replace(plan, directories=(*directories, "/"))
+
+
+def path_inside(folder: str, path: str) -> str:
+    """Return what a path is for who is confined to a folder; as it is, if it does not lead in there."""
+    root, real = os.path.realpath(folder), os.path.realpath(path)
+    is_inside = bool(path) and os.path.commonpath((root, real)) == root
+    return os.path.join("/", os.path.relpath(real, root)).removesuffix("/.") or "/" if is_inside else path
 
 
 def describe_failure(error: BaseException) -> Failed:

@@ -22,6 +22,7 @@ from prefork.config import Loaded
 from prefork.config.model import MAX_WORKERS
 from prefork.errors import BootError, PreforkError
 from prefork.log import build_handler, install, open_log
+from prefork.process.bans import BanList
 from prefork.process.commands import Commands
 from prefork.process.control import ControlServer
 from prefork.process.course import Course, Ending
@@ -79,6 +80,7 @@ class Master:
         self._current = build_generation(1, loaded, plan, handler, source.inheritance)
         self._course = Course(self._current.count, clock)
         self._reloads = Reloads()
+        self._bans = BanList(scoreboard.notice, clock)
         self._held: list[Any] = []  # what is closed at the end, the last first
         self.exit_code = 0
 
@@ -110,6 +112,7 @@ class Master:
         crew.flush_orders()
         crew.look_at_beats()
         crew.end_overdue()
+        self._bans.expire()
         for death in crew.take_deaths():
             self._on_death(death)
         self._step_reload()
@@ -156,9 +159,8 @@ class Master:
         path = config.control or default_control(self._staff.source.path, self._staff.source.environ, True)
         if path is None:
             raise BootError("cannot open a control socket: no run directory can be used; set `control:`")
-        self._held.append(
-            ControlServer(path, self._selector, Commands(self._course, self._reloads, self._staff).answer)
-        )
+        commands = Commands(self._course, self._reloads, self._staff, self._bans)
+        self._held.append(ControlServer(path, self._selector, commands.answer))
         self._held.append(self._staff.ports)
         self._staff.ports.prepare(1, config, self._current.count)
         if os.getpid() != 1 and not self._kernel.adopt_orphans():
@@ -319,7 +321,8 @@ class Master:
             return
         crew, ports = self._staff.crew, self._staff.ports
         ports.close_unused(max(self._course.target.count, self._reloads.coming_count), self._clock())
-        ready = [r for r in crew.roster.in_state(State.READY) if not crew.is_lagging(r)]
+        ready = [r for r in crew.roster.in_state(State.READY) if not crew.is_laden(r)]
+        ready = ready or [r for r in crew.roster.in_state(State.READY) if not crew.is_lagging(r)]
         ready = ready or crew.roster.in_state(State.READY)
         ready.sort(key=lambda r: r.generation)
         wanted = self._course.target.count

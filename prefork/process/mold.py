@@ -22,10 +22,10 @@ from prefork.errors import PreforkError
 from prefork.log import install
 from prefork.process.channel import Channel
 from prefork.process.kernel import close_all_but, die_with_parent
-from prefork.process.loading import Apps, describe_failure, import_apps
+from prefork.process.loading import Apps, describe_failure, import_apps, settle_in
 from prefork.process.messages import Ready, ReopenLogs, Spawn
 from prefork.process.plan import Plan
-from prefork.process.privileges import become, resolve_identity
+from prefork.process.privileges import step_down
 from prefork.process.worker import Worker
 
 log = logging.getLogger("prefork")
@@ -48,11 +48,10 @@ class Mold:
         install(plan.log, plan.config.log, who=f"mold g{plan.generation}", generation=plan.generation)
         setproctitle(f"prefork: mold g{plan.generation}")
         try:
-            if plan.config.user:
-                become(resolve_identity(plan.config.user))
-            die_with_parent(signal.SIGKILL)  # an import may never look at the channel
+            self._step_down()
+            die_with_parent(signal.SIGKILL)  # an import may never look at the channel; setuid(2) forgets it
             if plan.config.preload:
-                self._apps = import_apps(plan)
+                self._apps = import_apps(self._plan)
         except PreforkError as error:
             self._channel.send(describe_failure(error))
             return 3
@@ -60,6 +59,16 @@ class Mold:
         gc.freeze()  # else the collector writes into every object's header, and no page stays shared
         self._channel.send(Ready())
         return self._obey()
+
+    def _step_down(self) -> None:
+        """Be who the workers are to be, where they are to be, before anything of the user is imported."""
+        config = self._plan.config
+        if config.umask is not None:
+            os.umask(config.umask)
+        if config.chroot:
+            self._plan = settle_in(config.chroot, self._plan)
+        for warning in step_down(config.user, config.chroot):
+            log.warning("%s", warning)
 
     def _obey(self) -> int:
         while True:

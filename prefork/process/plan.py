@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prefork.config import Config
+from prefork.firewall import Firewalls
 from prefork.log import LineHandler
 from prefork.process.kernel import Kernel
 from prefork.scoreboard import Scoreboard
@@ -22,6 +23,7 @@ class Plan:
 
     Attributes:
         directories: where apps are looked for before the Python path.
+        firewalls: of the listeners that do not serve everybody, by their names.
         securities: of the listeners that speak TLS, by their names.
         datagrams: the names of the listeners that have datagrams.
     """
@@ -33,6 +35,7 @@ class Plan:
     log: LineHandler
     kernel: Kernel
     master_pid: int
+    firewalls: Mapping[str, Firewalls] = field(default_factory=dict)
     securities: Mapping[str, Security] = field(default_factory=dict)
     datagrams: frozenset[str] = frozenset()
 

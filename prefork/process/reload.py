@@ -15,15 +15,16 @@ from typing import Any
 
 from prefork.address import parse_address
 from prefork.config import Config, Loaded, describe_changes, read_config
-from prefork.errors import ConfigError, PreforkError
+from prefork.errors import BootError, ConfigError, PreforkError
 from prefork.log import LineHandler, build_handler, open_log
 from prefork.process.cpus import count_workers
 from prefork.process.crew import Crew
 from prefork.process.foundry import Foundry
+from prefork.process.guarding import build_firewalls
 from prefork.process.inherited import Inheritance
 from prefork.process.plan import Plan, app_directories
 from prefork.process.ports import Ports
-from prefork.process.privileges import check_may_become, resolve_identity
+from prefork.process.privileges import check_may_become, check_may_confine, resolve_identity
 from prefork.process.roster import Candidate, State
 from prefork.process.securing import describe_warnings, open_keylog, secure
 
@@ -233,8 +234,8 @@ def build_generation(
     """Return a generation of a config, with what stays the same taken from another.
 
     Raises:
-        BootError: the user cannot be become.
-        ConfigError: a certificate cannot be loaded.
+        BootError: the user cannot be become, or the folder not be entered.
+        ConfigError: a certificate cannot be loaded, a list of networks not be read.
         ListenError: a socket was not inherited.
     """
     config = loaded.config
@@ -243,19 +244,26 @@ def build_generation(
         identity = resolve_identity(config.user)
         check_may_become(identity)
         owner = (identity.uid, identity.gid)
+    if config.chroot:
+        check_may_confine(config.chroot)
     directories = app_directories(loaded.path)
     securities = secure(loaded, directories, like.securities.values())
-    for keylog in {security.keylog for security in securities.values()} - {None}:
+    keylogs = {security.keylog for security in securities.values()} - {None}
+    if config.chroot and keylogs:
+        raise BootError("cannot write tls.keylog: workers are confined to `chroot:`; unset one of them")
+    for keylog in keylogs:
         open_keylog(str(keylog), owner)
     for warning in describe_warnings(securities.values()):
         log.warning("%s", warning)
     datagrams = find_datagrams(loaded, inheritance)
+    firewalls = build_firewalls(loaded, directories)
     plan = dataclasses.replace(
         like,
         generation=number,
         config=config,
         directories=directories,
         log=handler,
+        firewalls=firewalls,
         securities=securities,
         datagrams=datagrams,
     )

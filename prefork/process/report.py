@@ -5,12 +5,14 @@ Knows: the books. Does not know: who asks, how the answer travels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from prefork.config.limits import TRIALS
 from prefork.process.crew import Crew
 from prefork.process.roster import Roster, State, Target
-from prefork.scoreboard import COUNTERS, Cell
+from prefork.scoreboard import COUNTERS, REJECTED, TRIED, Cell, Rule, read_counters
 
 
 def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
@@ -33,13 +35,23 @@ def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
     return rows
 
 
-def sum_counters(crew: Crew) -> dict[str, int]:
-    """Return the counters of all workers that are or were: they never go down."""
-    sums: dict[str, int] = {}
-    for cell in COUNTERS:
-        gone = sum(total[cell] for total in crew.totals.values())
-        sums[cell.name.lower()] = gone + sum(record.link.page[cell] for record in crew.roster.records)
-    return sums
+def sum_counters(crew: Crew) -> dict[str, dict[str, int]]:
+    """Return what all workers that are or were have counted: it never goes down.
+
+    Returns:
+        `counters` by name; `rejected` by rule, and `dry_run` for limits that are only tried.
+    """
+    sums: Counter[int] = Counter()
+    for total in crew.totals.values():
+        sums.update(total)
+    for record in crew.roster.records:
+        for place, _ in enumerate(record.link.config.listeners):
+            sums.update(read_counters(record.link.page, place))
+    return {
+        "counters": {count.name.lower(): sums[count] for count in COUNTERS},
+        "rejected": {rule.key: sums[REJECTED + rule] for rule in Rule},
+        "dry_run": {rule.key: sums[TRIED + rule] for rule in Rule if rule.key in TRIALS},
+    }
 
 
 def explain_unready(roster: Roster, target: Target, is_lagging: Callable[[Any], bool], now: float) -> list[str]:

@@ -116,8 +116,9 @@ class Worker:
         label = f"{self._order.slot}.g{self._plan.generation}.{os.getpid()}"
         page = self._plan.scoreboard.page(self._order.seat)
         site = Worksite(loop, selector, Tally(page), Draining(), label)
-        loadout = Loadout(apps.found, self._plan.securities, self._plan.datagrams)
-        self._server = Server(self._plan.config.listeners, loadout, site)
+        plan = self._plan
+        loadout = Loadout(apps.found, plan.firewalls, plan.securities, plan.datagrams)
+        self._server = Server(plan.config.listeners, loadout, site, plan.scoreboard, self._order.seat)
         self._give_up_ports = self._server.close
         self._is_over = asyncio.Event()
         Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)

@@ -16,13 +16,13 @@ from typing import Any
 
 from prefork.address import parse_address
 from prefork.config import ListenerConfig
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.datagram_app import build_datagram_app
 from prefork.net.datagrams import DatagramSocket
 from prefork.net.service import Draining, Service, Worksite
 from prefork.net.tally import Tally
 from prefork.process.listener import Listener
-from prefork.scoreboard import Cell, Scoreboard
+from prefork.scoreboard import Count, Scoreboard, block
 
 FAMILIES = ("udp", "udp6", "unixgram")
 PATIENCE_SECONDS = 3.0
@@ -135,8 +135,8 @@ class Desk:
     def is_joining(self) -> bool:
         return bool(self.socket.getsockopt(SOL_UDP, UDP_GRO))
 
-    def count(self, cell: Cell) -> int:
-        return int(self.scoreboard.page(0)[cell])
+    def count(self, cell: Count) -> int:
+        return int(block(self.scoreboard.page(0), 0)[cell])
 
     def end(self) -> None:
         while self.watched:
@@ -149,7 +149,7 @@ class Desk:
 @contextlib.asynccontextmanager
 async def serving(app: Any, sock: socket.socket, limits: Limits | None = None) -> AsyncIterator[Desk]:
     """Serve an app on a datagram socket, on the loop that runs."""
-    made = Desk(app, sock, limits or Limits())
+    made = Desk(app, sock, limits or Limits(amplification=0))
     made.watch()
     try:
         yield made

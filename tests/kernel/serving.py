@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.handler import build_protocol_factory
 from prefork.net.loop import new_loop
@@ -21,7 +21,7 @@ from prefork.net.pulse import Pulse, transports
 from prefork.net.service import Draining, Service, Worksite
 from prefork.net.tally import Tally
 from prefork.net.transport import StreamTransport
-from prefork.scoreboard import Cell, Page, Scoreboard
+from prefork.scoreboard import Cell, Count, Page, Scoreboard, block
 from prefork.watch import Watch
 from tests.kernel.certificates import HOST, Credentials
 from tests.kernel.clients import PATIENCE_SECONDS, Client, TlsClient
@@ -107,8 +107,9 @@ class Serving:
     def transports(self) -> list[StreamTransport]:
         return transports(self.site)
 
-    def count(self, cell: Cell) -> int:
-        return int(self.scoreboard.page(0)[cell])
+    def count(self, cell: Cell | Count) -> int:
+        page = self.scoreboard.page(0)
+        return int((page if isinstance(cell, Cell) else block(page, 0))[cell])
 
     async def until_closed(self) -> None:
         """Wait until no connection is open."""

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import pytest
 
 from prefork.apps.echo import Echo
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.acceptor import HEAD_START_SECONDS
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Cell, Count
 from prefork.watch import Watch
 from tests.kernel.clients import Client
 from tests.kernel.serving import Listening, Serving, cpu_share, run, serving, turn, until, within
@@ -54,7 +54,7 @@ def test_without_a_descriptor_clients_are_told_to_go_and_the_loop_does_not_spin(
                 for client in clients:
                     client.socket.connect_ex(tcp.getsockname())
                 assert await cpu_share(0.5) < 0.6
-                assert server.count(Cell.REFUSED) == 20
+                assert server.count(Count.REFUSED) == 20
                 assert await is_served(early)
             for client in clients:
                 assert await within(5, client.receive(1)) == b""

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from prefork.apps.echo import Echo
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.acceptor import ACCEPTS_PER_EVENT, HEAD_START_SECONDS, MARGIN, MARGIN_SHARE, YIELD_SECONDS
 from prefork.scoreboard import Cell
 from prefork.watch import Watch

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.datagram_desk import WARM_UP, Desk, Peer, bind, serving
 from tests.kernel.serving import run, until
 
@@ -68,7 +68,7 @@ def outcome(
                 found.append(data)
             assert found
             assert found.pop() == WARM_UP
-            return found, served.count(Cell.ERRORS)
+            return found, served.count(Count.ERRORS)
 
     return run(scenario())
 
@@ -261,7 +261,7 @@ def test_an_answer_after_the_end_goes_nowhere_and_harms_nobody(inet: socket.sock
             kept[0].many([b"late"] * 3)
             kept[0](TOO_LARGE)
             assert peer.pending() == []
-            assert served.count(Cell.ERRORS) == 0
+            assert served.count(Count.ERRORS) == 0
 
     run(scenario())
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.correspondents import largest
 from tests.kernel.serving import cpu_share, run, turn, until
 from tests.kernel.whole import whole
@@ -65,16 +65,16 @@ def test_what_a_unix_peer_does_not_take_is_counted_and_the_rest_is_in_order(
     unixgram: socket.socket, app: object, is_connected: bool
 ) -> None:
     async def scenario() -> None:
-        async with whole(app, unixgram, Limits(buffer=65_536)) as server:
+        async with whole(app, unixgram, Limits(buffer=65_536, amplification=0)) as server:
             peer = server.come(is_connected=is_connected)
             for question in range(1, 31):
                 await peer.post(b"%d" % question)
-                await until(lambda n=question: server.count(Cell.DATAGRAMS) == n)  # type: ignore[misc]
+                await until(lambda n=question: server.count(Count.DATAGRAMS) == n)  # type: ignore[misc]
             await turn()
-            assert server.count(Cell.UNSENT) > 2000
+            assert server.count(Count.UNSENT) > 2000
             assert await cpu_share(0.2) < 0.6
             received = await peer.receive_until_quiet()
-            assert len(received) + server.count(Cell.UNSENT) == 3000
+            assert len(received) + server.count(Count.UNSENT) == 3000
             numbers = list(map(number_of, received))
             assert numbers == sorted(numbers)
             assert numbers[0] == (1, 0)
@@ -92,7 +92,7 @@ def test_a_unix_peer_that_reads_a_little_later_gets_all_of_a_burst(unixgram: soc
             await peer.post(b"1")
             answers = [number_of(await peer.receive()) for _ in range(ANSWERS)]
             assert answers == [(1, number) for number in range(ANSWERS)]
-            assert server.count(Cell.UNSENT) == 0
+            assert server.count(Count.UNSENT) == 0
 
     run(scenario())
 
@@ -121,7 +121,7 @@ def test_a_peer_that_does_not_read_holds_up_nobody_else(bound: socket.socket, ap
             silent, other = server.come(is_connected=False), server.come()
             for question in range(1, 31):
                 await silent.post(b"%d" % question)
-                await until(lambda n=question: server.count(Cell.DATAGRAMS) == 2 * n - 1)  # type: ignore[misc]
+                await until(lambda n=question: server.count(Count.DATAGRAMS) == 2 * n - 1)  # type: ignore[misc]
                 assert number_of(await other.ask(SMALL)) == (0, 0)
 
     run(scenario())
@@ -133,7 +133,7 @@ def test_answers_to_a_peer_that_has_left_are_counted_and_harm_nobody(unixgram: s
             gone = server.come(is_connected=False)
             await gone.post(b"1")
             gone.close()
-            await until(lambda: server.count(Cell.UNSENT) == ANSWERS)
+            await until(lambda: server.count(Count.UNSENT) == ANSWERS)
             assert number_of(await server.come().ask(SMALL)) == (0, 0)
 
     run(scenario())
@@ -149,8 +149,8 @@ def test_answers_to_an_inet_peer_that_has_left_harm_nobody(bound: socket.socket)
                 await gone.post(b"%d" % question)
                 gone.close()
             assert number_of(await server.come().ask(SMALL)) == (0, 0)
-            assert server.count(Cell.DATAGRAMS) == 21
-            assert server.count(Cell.ERRORS) == 0
+            assert server.count(Count.DATAGRAMS) == 21
+            assert server.count(Count.ERRORS) == 0
 
     run(scenario())
 
@@ -181,7 +181,7 @@ def test_an_answer_that_is_too_large_is_told_while_others_wait_and_costs_none_of
             peer = server.come(is_connected=False)
             await peer.post(b"?")
             assert [number_of(await peer.receive()) for _ in range(ANSWERS)] == [(1, n) for n in range(ANSWERS)]
-            assert (len(errors), server.count(Cell.ERRORS), server.count(Cell.UNSENT)) == (ANSWERS // 10, 0, 0)
+            assert (len(errors), server.count(Count.ERRORS), server.count(Count.UNSENT)) == (ANSWERS // 10, 0, 0)
 
     run(scenario())
 
@@ -213,7 +213,7 @@ def questions(count: int) -> list[bytes]:
 def test_no_more_handlers_are_at_work_than_limits_connections(bound: socket.socket) -> None:
     async def scenario() -> None:
         shop = Workshop()
-        async with whole(shop, bound, Limits(connections=3)) as server:
+        async with whole(shop, bound, Limits(connections=3, amplification=0)) as server:
             peer = server.come()
             await peer.post(*questions(10))
             await until(lambda: shop.at_work == 3)
@@ -232,7 +232,7 @@ def test_work_that_ends_does_not_begin_to_read_a_socket_that_was_left_meanwhile(
 
     async def scenario() -> None:
         shop = Workshop()
-        async with whole(shop, bound, Limits(connections=2)) as server:
+        async with whole(shop, bound, Limits(connections=2, amplification=0)) as server:
             peer = server.come()
             await peer.post(*questions(6))
             await until(lambda: shop.at_work == 2)
@@ -250,7 +250,7 @@ def test_work_that_ends_does_not_begin_to_read_a_socket_that_was_left_meanwhile(
 def test_a_socket_that_is_watched_again_is_not_read_while_there_is_enough_to_do(bound: socket.socket) -> None:
     async def scenario() -> None:
         shop = Workshop()
-        async with whole(shop, bound, Limits(connections=2)) as server:
+        async with whole(shop, bound, Limits(connections=2, amplification=0)) as server:
             peer = server.come()
             await peer.post(*questions(6))
             await until(lambda: shop.at_work == 2)
@@ -268,7 +268,7 @@ def test_a_socket_that_is_watched_again_is_not_read_while_there_is_enough_to_do(
 def test_a_second_socket_counts_into_the_same_limit(bound: socket.socket) -> None:
     async def scenario() -> None:
         shop = Workshop()
-        async with whole(shop, bound, Limits(connections=2)) as server:
+        async with whole(shop, bound, Limits(connections=2, amplification=0)) as server:
             peer = server.come()
             await peer.post(*questions(2))
             await until(lambda: shop.at_work == 2)

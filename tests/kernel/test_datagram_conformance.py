@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.correspondents import Correspondent, largest
 from tests.kernel.serving import run, turn, until
 from tests.kernel.whole import Whole, whole
@@ -104,7 +104,7 @@ def test_datagrams_are_neither_joined_nor_cut(bound: socket.socket) -> None:
             await until(lambda: len(book.data) == len(sent))
             assert book.data == sent
             assert book.peers == {peer.socket.getsockname()}
-            assert server.count(Cell.DATAGRAMS) == len(sent)
+            assert server.count(Count.DATAGRAMS) == len(sent)
 
     run(scenario())
 
@@ -117,7 +117,7 @@ def test_ten_thousand_tiny_datagrams_are_answered_in_order(bound: socket.socket,
     async def scenario() -> None:
         async with whole(app, bound) as server:
             assert await server.come().ask_all(TINY) == TINY
-            assert (server.count(Cell.DATAGRAMS), server.count(Cell.UNSENT)) == (10_000, 0)
+            assert (server.count(Count.DATAGRAMS), server.count(Count.UNSENT)) == (10_000, 0)
 
     run(scenario())
 
@@ -166,7 +166,7 @@ def test_a_socket_that_is_left_to_others_is_not_read_and_goes_on_where_it_was(
             server.unwatch()
             await peer.post(b"one", b"two", b"three")
             await turn(0.05)
-            assert server.count(Cell.DATAGRAMS) == 1
+            assert server.count(Count.DATAGRAMS) == 1
             assert peer.pending() == []
             server.watch()
             server.watch()
@@ -278,7 +278,7 @@ def test_a_protocol_that_closes_its_transport_is_told_and_reads_nothing_more(bou
             assert protocol.calls == ["connection_made", "connection_lost", None]
             await peer.post(b"anybody?")
             await turn(0.05)
-            assert server.count(Cell.DATAGRAMS) == 1
+            assert server.count(Count.DATAGRAMS) == 1
 
     run(scenario())
 
@@ -309,9 +309,9 @@ def test_what_comes_from_a_unix_peer_without_a_name_is_read_and_cannot_be_answer
         for app in (echo, echo_later):
             async with whole(app, unixgram) as server:
                 await server.come(is_named=False).post(b"?", b"??")
-                await until(lambda: server.count(Cell.DATAGRAMS) == 2)
+                await until(lambda: server.count(Count.DATAGRAMS) == 2)
                 await turn()
-                assert (server.count(Cell.ERRORS), server.count(Cell.UNSENT)) == (0, 0)
+                assert (server.count(Count.ERRORS), server.count(Count.UNSENT)) == (0, 0)
 
     run(scenario())
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]

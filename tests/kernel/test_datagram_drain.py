@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.datagrams import Reply
 from prefork.net.server import LAST_ACCEPTS_SECONDS
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.serving import run, turn, until
 from tests.kernel.test_datagram_backpressure import ANSWERS, Workshop, answer_much, number_of, questions
 from tests.kernel.test_datagram_conformance import ECHOES, Echo, echo
@@ -72,7 +72,7 @@ def test_answers_that_wait_for_a_slow_peer_are_sent_before_the_end(unixgram: soc
         async with whole(answer_much, unixgram) as server:
             peer = server.come(is_connected=False)
             await peer.post(b"1")
-            await until(lambda: server.count(Cell.DATAGRAMS) == 1)
+            await until(lambda: server.count(Count.DATAGRAMS) == 1)
             server.begin_drain()
             answers = [number_of(await peer.receive()) for _ in range(ANSWERS)]
             assert answers == [(1, number) for number in range(ANSWERS)]
@@ -86,11 +86,11 @@ def test_answers_that_wait_for_a_peer_that_never_reads_are_counted_at_the_end(un
         async with whole(answer_much, unixgram) as server:
             peer = server.come(is_connected=False)
             await peer.post(b"1")
-            await until(lambda: server.count(Cell.DATAGRAMS) == 1)
+            await until(lambda: server.count(Count.DATAGRAMS) == 1)
             server.begin_drain(seconds=0.1)
             await server.until_over()
             await turn()
-            assert server.count(Cell.UNSENT) + len(peer.pending()) == ANSWERS
+            assert server.count(Count.UNSENT) + len(peer.pending()) == ANSWERS
 
     run(scenario())
 
@@ -100,7 +100,7 @@ def test_what_comes_after_the_drain_has_begun_is_left_to_those_who_come_after(bo
 
     async def scenario() -> None:
         shop = Workshop()
-        async with whole(shop, bound, Limits(connections=2)) as old, whole(echo, bound) as new:
+        async with whole(shop, bound, Limits(connections=2, amplification=0)) as old, whole(echo, bound) as new:
             new.unwatch()
             peer = old.come()
             await peer.post(*questions(2))
@@ -109,7 +109,7 @@ def test_what_comes_after_the_drain_has_begun_is_left_to_those_who_come_after(bo
             await peer.post(b"late", b"later")
             shop.go.set()
             await old.until_over()
-            assert old.count(Cell.DATAGRAMS) == 2
+            assert old.count(Count.DATAGRAMS) == 2
             new.watch()
             answers = [await peer.receive() for _ in range(4)]
             assert (sorted(answers[:2]), answers[2:]) == (questions(2), [b"late", b"later"])
@@ -135,7 +135,7 @@ def test_the_last_server_goes_on_reading_when_handlers_end_while_it_may_be_asked
         reply(data)
 
     async def scenario() -> None:
-        async with whole(brief, bound, Limits(connections=2)) as server:
+        async with whole(brief, bound, Limits(connections=2, amplification=0)) as server:
             peer = server.come()
             await peer.post(*questions(8))
             server.begin_drain(is_last=True)
@@ -150,7 +150,7 @@ def test_the_last_server_reads_on_when_handlers_end_late(bound: socket.socket) -
 
     async def scenario() -> None:
         shop = Workshop()
-        async with whole(shop, bound, Limits(connections=2)) as server:
+        async with whole(shop, bound, Limits(connections=2, amplification=0)) as server:
             peer = server.come()
             await peer.post(*questions(8))
             await until(lambda: shop.at_work == 2)

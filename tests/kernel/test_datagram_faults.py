@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.correspondents import largest
 from tests.kernel.serving import run, until
 from tests.kernel.whole import whole
@@ -78,7 +78,7 @@ async def fails_alone(kind: Any, act: Act, sock: socket.socket) -> int:
             await until(lambda n=count: len(act.errors) == n + 1)  # type: ignore[misc]
             assert await peer.ask(SERVED) == SERVED
         assert server.site.handlers == 0
-        return server.count(Cell.ERRORS)
+        return server.count(Count.ERRORS)
 
 
 # A SystemExit of a task leaves the loop, and is for the worker to hold: see tests/system. A task that is cancelled
@@ -189,7 +189,7 @@ def test_a_connection_lost_that_raises_is_reported_and_the_socket_is_closed(
             descriptors = len(server.site.selector.watchers)
             server.server.close()
             assert len(server.site.selector.watchers) == descriptors - 1
-            assert server.count(Cell.ERRORS) == 1
+            assert server.count(Count.ERRORS) == 1
 
     run(scenario())
     assert [r.exc_info is not None for r in caplog.records if r.levelno == logging.ERROR] == [True]

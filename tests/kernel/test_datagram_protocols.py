@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.datagram_desk import bind, serving
 from tests.kernel.serving import run, turn, until
 
@@ -96,7 +96,7 @@ def test_an_exception_costs_one_datagram(udp: socket.socket) -> None:
             peer = served.come()
             peer.send(b"raise", b"one", b"raise", b"two")
             assert await peer.answers(2) == [b"one", b"two"]
-            assert served.count(Cell.ERRORS) == 2
+            assert served.count(Count.ERRORS) == 2
 
     run(scenario())
 
@@ -168,7 +168,7 @@ def test_an_exception_at_the_end_is_logged_and_harms_nobody(
     async def scenario() -> None:
         async with serving(Bad, udp) as served:
             served.leave()
-            assert served.count(Cell.ERRORS) == 1
+            assert served.count(Count.ERRORS) == 1
 
     run(scenario())
     assert "at the end" in caplog.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.datagram_desk import FAMILIES, Desk, bind, serving
 from tests.kernel.serving import run, until
 
@@ -38,10 +38,10 @@ def echo(data: bytes, peer: Any, reply: Reply) -> None:
 
 async def drained(served: Desk) -> int:
     """Read what is there, to its end; return how many datagrams that were."""
-    before = served.count(Cell.DATAGRAMS)
+    before = served.count(Count.DATAGRAMS)
     served.watched[0].finish()
     await until(lambda: not served.site.handlers)
-    return served.count(Cell.DATAGRAMS) - before
+    return served.count(Count.DATAGRAMS) - before
 
 
 def test_a_socket_takes_turns_with_others(inet: socket.socket) -> None:
@@ -115,7 +115,7 @@ def test_the_last_reading_ends_although_more_comes_all_the_time(inet: socket.soc
 
         def on_datagram(data: bytes, peer: Any, reply: Reply) -> None:
             reply(data)
-            if more and served.count(Cell.DATAGRAMS) < 200_000:
+            if more and served.count(Count.DATAGRAMS) < 200_000:
                 flood.send(b"more")
 
         async with serving(on_datagram, inet) as served:

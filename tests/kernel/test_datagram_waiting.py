@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.datagram_desk import WARM_UP, Peer, bind, serving
 from tests.kernel.serving import cpu_share, run, turn, until
 
@@ -55,7 +55,7 @@ def test_a_peer_without_a_name_cannot_be_answered_and_that_is_no_error(
             assert await peer.answers(3) == [b"three"] * 3
             assert len(seen) == 3
             assert not seen[0]
-            assert served.count(Cell.ERRORS) == 0
+            assert served.count(Count.ERRORS) == 0
 
     run(scenario())
 
@@ -108,8 +108,8 @@ def test_a_peer_that_is_gone_is_counted_and_harms_nobody(unixgram: socket.socket
             gone.close()
             peer.send(b"hello")
             assert await peer.receive() == b"hello"
-            assert served.count(Cell.UNSENT) == 1
-            assert served.count(Cell.ERRORS) == 0
+            assert served.count(Count.UNSENT) == 1
+            assert served.count(Count.ERRORS) == 0
 
     run(scenario())
 
@@ -148,7 +148,7 @@ def test_never_more_coroutines_than_allowed_are_at_work(inet: socket.socket, is_
             reply(data)
             counts[0] -= 1
 
-        async with serving(on_datagram, inet, Limits(connections=4)) as served:
+        async with serving(on_datagram, inet, Limits(connections=4, amplification=0)) as served:
             peer = served.come()
             await served.warm_up(peer)
             asked = [b"%02d" % number for number in range(40)]
@@ -177,14 +177,14 @@ def test_a_socket_that_was_given_away_is_not_read_again_when_a_coroutine_ends(in
             begun.append(data)
             await gate.wait()
 
-        async with serving(on_datagram, inet, Limits(connections=1)) as served:
+        async with serving(on_datagram, inet, Limits(connections=1, amplification=0)) as served:
             peer = served.come()
             peer.send(b"mine")
             await until(lambda: begun)
             served.watched[0].pause()
             peer.send(b"my successor's")
             gate.set()
-            await until(lambda: not served.service.open)
+            await until(lambda: not served.service.ledger.open)
             for _ in range(10):
                 await turn()
             assert begun == [b"mine"]
@@ -200,7 +200,7 @@ def test_a_full_worker_that_is_given_a_socket_again_reads_no_more_than_it_may(in
             begun.append(data)
             await gate.wait()
 
-        async with serving(on_datagram, inet, Limits(connections=1)) as served:
+        async with serving(on_datagram, inet, Limits(connections=1, amplification=0)) as served:
             peer = served.come()
             peer.send(b"one")
             await until(lambda: begun)

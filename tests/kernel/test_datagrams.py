@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefork.net.datagrams import Reply
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.datagram_desk import FAMILIES, SOL_UDP, UDP_GRO, Peer, bind, serving
 from tests.kernel.serving import run, turn, until
 
@@ -70,7 +70,7 @@ def test_each_datagram_is_answered_as_it_came(desk: socket.socket, app: Any) -> 
             for size in (0, 1, 1472, 9000, 65_507):
                 peer.send(b"x" * size)
                 assert await peer.receive() == b"x" * size
-            assert served.count(Cell.DATAGRAMS) == 5
+            assert served.count(Count.DATAGRAMS) == 5
 
     run(scenario())
 
@@ -117,7 +117,7 @@ def test_the_first_burst_of_all_is_answered_too(inet: socket.socket) -> None:
             peer.burst(numbered(0, 20, 50))
             peer.burst(numbered(20, 20, 50))
             assert await peer.answers(40) == numbered(0, 40, 50)
-            assert served.count(Cell.DATAGRAMS) == 40
+            assert served.count(Count.DATAGRAMS) == 40
 
     run(scenario())
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from prefork import JsonLines, Lines, Over
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.framing import Framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.service import Draining, Service, Worksite
 from prefork.net.tally import Tally
 from prefork.net.transport import READ_BYTES, StreamTransport
-from prefork.scoreboard import PAGE_BYTES, Cell
+from prefork.scoreboard import PAGE_BYTES, Count
 from tests.kernel.serving import run, turn, until
 
 LINES = Lines(30, over=Over.ERROR)
@@ -39,7 +39,7 @@ class Pair:
         for sock in (self.ours, self.peer):
             sock.setblocking(False)
         self.received = b""
-        self.transport = StreamTransport(self.ours, "peer", self.service)
+        self.transport = StreamTransport(self.ours, "peer", self.service, self.service.ledger.count_opened())
         self.transport.open()
 
     async def send(self, data: bytes) -> None:
@@ -124,7 +124,7 @@ def test_the_time_in_which_a_handler_was_at_work_is_not_the_peers() -> None:
             await at(served, 1059.0)
             await served.send(b"lf\n")
             assert await served.receive(11) == b"1\n2\n3\nhalf\n"
-            assert served.page[Cell.TIMED_OUT] == 0
+            assert served.service.ledger.cells[Count.TIMED_OUT] == 0
 
     run(scenario())
 
@@ -140,7 +140,7 @@ def test_the_time_in_which_a_callback_has_paused_its_transport_is_not_the_peers(
             await at(served, 1059.0)
             await served.send(b"lf\n")
             assert await served.receive(11) == b"pause\nhalf\n"
-            assert served.page[Cell.TIMED_OUT] == 0
+            assert served.service.ledger.cells[Count.TIMED_OUT] == 0
 
     run(scenario())
 
@@ -159,7 +159,7 @@ def test_bytes_now_and_then_do_not_prolong_the_time_of_a_frame(begin: bytes, app
                 await served.send(b"x")
             assert not served.transport.is_closing()
             await at(served, 161.0)
-            assert served.page[Cell.TIMED_OUT] == 1
+            assert served.service.ledger.cells[Count.TIMED_OUT] == 1
 
     run(scenario())
 

@@ -13,7 +13,7 @@ import pytest
 from prefork import Connection
 from prefork.apps import echo
 from prefork.net.service import QUIET_SECONDS, Departures
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Cell, Count
 from tests.kernel.clients import PATIENCE_SECONDS, Client
 from tests.kernel.protocols import Echo, Gathering
 from tests.kernel.serving import Listening, run, serving, turn, until, within
@@ -53,7 +53,7 @@ def test_a_connection_between_two_exchanges_is_ended_when_it_was_quiet(listening
             client.close()
             silent.close()
             await server.until_over()
-            assert (server.count(Cell.CUT), server.count(Cell.BROKEN)) == (0, 0)
+            assert (server.count(Count.CUT), server.count(Count.BROKEN)) == (0, 0)
 
     run(scenario())
 
@@ -74,7 +74,7 @@ def test_a_request_during_the_drain_is_answered_and_its_answer_comes_with_the_en
                 assert client.has_end()
                 client.close()
             await server.until_over()
-            assert (server.count(Cell.CUT), server.count(Cell.BROKEN)) == (0, 0)
+            assert (server.count(Count.CUT), server.count(Count.BROKEN)) == (0, 0)
 
     run(scenario())
 
@@ -103,7 +103,7 @@ def test_clients_that_never_rest_lose_no_request_and_leave_within_the_window(
             ended = await within(PATIENCE_SECONDS, asyncio.gather(*asking))
             assert min(ended) - begun > 0.18
             await server.until_over()
-            assert (server.count(Cell.CUT), server.count(Cell.BROKEN)) == (0, 0)
+            assert (server.count(Count.CUT), server.count(Count.BROKEN)) == (0, 0)
 
     run(scenario())
 
@@ -130,7 +130,7 @@ def test_a_handler_at_work_finishes_and_its_answer_is_whole(listening: Listening
             assert await client.receive_all() == BLOCK * 8
             client.close()
             await server.until_over()
-            assert server.count(Cell.CUT) == 0
+            assert server.count(Count.CUT) == 0
 
     run(scenario())
 
@@ -245,8 +245,8 @@ def test_what_is_open_at_the_end_of_the_time_is_cut_and_counted(listening: Liste
             await until(lambda: server.site.handlers == 3)
             server.begin_drain(seconds=0.1)
             assert await server.until_over() > 0.09
-            assert (server.count(Cell.CUT), server.count(Cell.OPEN), len(ended)) == (3, 0, 3)
-            assert server.count(Cell.ERRORS) == 0
+            assert (server.count(Count.CUT), server.count(Cell.OPEN), len(ended)) == (3, 0, 3)
+            assert server.count(Count.ERRORS) == 0
             assert all([await is_cut(client, listening) for client in clients])
 
     run(scenario())
@@ -267,7 +267,7 @@ def test_a_drain_can_be_hastened(listening: Listening) -> None:
             server.begin_drain()
             server.hasten_drain(0.1)
             assert 0.09 < await server.until_over() < 5
-            assert server.count(Cell.CUT) == 1
+            assert server.count(Count.CUT) == 1
 
     run(scenario())
 
@@ -301,7 +301,7 @@ def test_the_last_server_serves_those_who_come_a_moment_late(listening: Listenin
                 assert await client.receive_exactly(7) == b"in time"
                 client.close()
             await server.until_over()
-            assert (server.count(Cell.ACCEPTED), server.count(Cell.CUT)) == (2, 0)
+            assert (server.count(Cell.ACCEPTED), server.count(Count.CUT)) == (2, 0)
 
     run(scenario())
 
@@ -311,13 +311,13 @@ def test_a_handshake_under_way_is_finished_and_its_request_is_answered(tls: List
     async def scenario() -> None:
         async with whole(Echo, tls) as server:
             client = await server.connect()
-            await until(lambda: server.site.handshakes)
+            await until(lambda: server.server.handshakes)
             server.begin_drain(is_last=is_last)
             await client.send(b"first and last")
             assert await client.receive_exactly(14) == b"first and last"
             client.close()
             await server.until_over()
-            assert (server.count(Cell.UNSECURED), server.count(Cell.CUT)) == (0, 0)
+            assert (server.count(Count.UNSECURED), server.count(Count.CUT)) == (0, 0)
 
     run(scenario())
 
@@ -327,11 +327,11 @@ def test_a_handshake_that_stands_still_is_ended_with_the_time_of_the_drain(tls: 
         async with whole(Echo, tls) as server:
             client = Client(server.new_client().socket)
             await client.connect(tls.getsockname())
-            await until(lambda: server.site.handshakes)
+            await until(lambda: server.server.handshakes)
             server.begin_drain(seconds=0.1)
             await server.until_over()
             assert await client.receive_all() == b""
-            assert server.count(Cell.UNSECURED) == 1
+            assert server.count(Count.UNSECURED) == 1
 
     run(scenario())
 

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from prefork import Connection
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.linger import Linger
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Cell, Count
 from tests.kernel.protocols import Gathering, KeepsOpen, Recorder
 from tests.kernel.serving import Listening, Serving, run, serving, turn, until, within
 
@@ -86,7 +86,7 @@ def test_a_connection_that_lingers_is_open_until_the_peer_has_closed_too(inet: L
             client.close()
             await server.until_closed()
             assert not lingering(server)
-            assert (server.count(Cell.ACCEPTED), server.count(Cell.CLOSED)) == (1, 1)
+            assert (server.count(Cell.ACCEPTED), server.count(Count.CLOSED)) == (1, 1)
 
     run(scenario())
 
@@ -150,7 +150,7 @@ def test_a_reset_by_the_peer_is_told_and_counted(inet: Listening) -> None:
             client.reset()
             await server.until_closed()
             assert [type(error) for error in protocol.lost] == [ConnectionResetError]
-            assert (server.count(Cell.BROKEN), server.count(Cell.ERRORS)) == (1, 0)
+            assert (server.count(Count.BROKEN), server.count(Count.ERRORS)) == (1, 0)
 
     run(scenario())
 
@@ -262,7 +262,7 @@ def test_a_silent_connection_is_ended_after_limits_idle(listening: Listening) ->
             await within(5, server.until_closed())
             assert time.monotonic() - begun > 0.25
             assert len(protocol.lost) == 1
-            assert server.count(Cell.TIMED_OUT) == 1
+            assert server.count(Count.TIMED_OUT) == 1
 
     run(scenario())
 
@@ -280,6 +280,6 @@ def test_a_handler_at_work_is_not_idle(listening: Listening) -> None:
             await turn(1.2)  # a sweep comes once a second
             go.set()
             assert await client.receive_all() == b"done"
-            assert server.count(Cell.TIMED_OUT) == 0
+            assert server.count(Count.TIMED_OUT) == 0
 
     run(scenario())

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from prefork import Connection
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.protocols import Echo, Gathering, Recorder
 from tests.kernel.serving import Listening, run, serving, turn, until
 
@@ -45,7 +45,7 @@ def test_a_protocol_that_raises_costs_its_own_connection(
             await bystander.send(b"still served")
             assert await bystander.receive_exactly(12) == b"still served"
             await until(lambda: server.site.tally.open == 1)
-            assert server.count(Cell.ERRORS) == 1
+            assert server.count(Count.ERRORS) == 1
         assert [r.exc_info is not None for r in caplog.records if r.levelno == logging.ERROR] == [True]
 
     run(scenario())
@@ -79,7 +79,7 @@ def test_a_handler_that_raises_costs_its_own_connection(
             assert await victim.receive_all() == b""
             victim.close()
             await server.until_closed()
-            assert server.count(Cell.ERRORS) == 1
+            assert server.count(Count.ERRORS) == 1
 
     run(scenario())
     assert [r.exc_info is not None for r in caplog.records if r.name == "prefork.test"] == [True]
@@ -124,7 +124,7 @@ def test_a_reset_is_no_error_of_the_app(inet: Listening, caplog: pytest.LogCaptu
             await client.receive(1)
             client.reset()
             await server.until_closed()
-            assert (server.count(Cell.ERRORS), server.count(Cell.BROKEN)) == (0, 1)
+            assert (server.count(Count.ERRORS), server.count(Count.BROKEN)) == (0, 1)
 
     run(scenario())
     assert not [r for r in caplog.records if r.levelno >= logging.INFO and r.name.startswith("prefork")]
@@ -215,6 +215,6 @@ def test_a_failing_resume_or_pause_is_reported_and_survived(
             data = bytes(8 << 20)
             protocol.transport.write(data)
             assert await client.receive_exactly(len(data)) == data
-            assert server.count(Cell.ERRORS) == 2
+            assert server.count(Count.ERRORS) == 2
 
     run(scenario())

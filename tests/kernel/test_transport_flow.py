@@ -7,10 +7,10 @@ import hashlib
 import random
 
 from prefork import Connection
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.inlet import INPUT_BYTES
 from prefork.net.send_buffer import HIGH_WATER_BYTES, LOW_WATER_BYTES
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.clients import PATIENCE_SECONDS, Client
 from tests.kernel.protocols import Gathering, Recorder
 from tests.kernel.serving import Listening, cpu_share, run, serving, turn, until
@@ -224,7 +224,7 @@ def test_a_peer_that_never_reads_is_cut_beyond_the_limit_of_the_buffer(inet: Lis
                 writer.transport.write(BLOCK[:50_000])
                 await turn(0.02)
             assert isinstance(writer.lost[0], ConnectionAbortedError)
-            assert server.count(Cell.BROKEN) == 1
+            assert server.count(Count.BROKEN) == 1
             await server.until_closed()
 
     run(scenario())
@@ -255,7 +255,7 @@ def test_a_handler_that_waits_for_a_peer_that_never_reads_is_ended_after_limits_
         async with serving(handle, inet, Limits(idle=0.2)) as server:
             await server.connect(SMALL_BUFFER)
             await until(lambda: server.site.tally.accepted)
-            await until(lambda: server.count(Cell.TIMED_OUT) == 1, within=5)
+            await until(lambda: server.count(Count.TIMED_OUT) == 1, within=5)
             await server.until_closed()
 
     run(scenario())

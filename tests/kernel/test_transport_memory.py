@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from prefork import Connection
-from prefork.config.model import Limits
-from prefork.scoreboard import Cell
+from prefork.config.limits import Limits
+from prefork.scoreboard import Count
 from tests.kernel.clients import Client
 from tests.kernel.protocols import Recorder
 from tests.kernel.serving import Listening, run, serving, turn, until
@@ -95,7 +95,7 @@ def test_nothing_of_a_closed_connection_stays_in_memory(listening: Listening, en
                 if ending != "we abort":
                     assert await client.receive(1) == b"x"
                 await leave(client, ending)
-            await until(lambda: server.count(Cell.CLOSED) == CONNECTIONS)
+            await until(lambda: server.count(Count.CLOSED) == CONNECTIONS)
             await turn()
             assert len(alive) <= 1  # the last one may still be named by a frame of the loop
 

@@ -13,7 +13,7 @@ import pytest
 
 from prefork import Connection
 from prefork.net.connection import FILE_BYTES
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.clients import Client
 from tests.kernel.protocols import Gathering
 from tests.kernel.serving import Accepting, Listening, run, serving, turn, until, within
@@ -83,7 +83,7 @@ def test_a_part_of_a_file_is_sent_and_the_files_position_stays(
         async with serving(handle, listening) as server:
             client = await server.connect()
             assert await client.receive_all() == part + b"."
-            assert server.count(Cell.ERRORS) == 0
+            assert server.count(Count.ERRORS) == 0
 
     run(scenario())
 
@@ -172,7 +172,7 @@ def test_a_file_whose_connection_is_lost_in_the_middle_is_an_error_to_its_sender
                 server.transports[0].abort()
             await until(lambda: ended)
             await server.until_closed()
-            assert server.count(Cell.ERRORS) == 0
+            assert server.count(Count.ERRORS) == 0
 
     run(scenario())
 
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_read_costs_its_connection(listening: Listening, p
         async with serving(handle, listening) as server:
             client = await server.connect()
             assert await client.receive_all() == b""
-            assert server.count(Cell.ERRORS) == 1
+            assert server.count(Count.ERRORS) == 1
 
     run(scenario())
 

@@ -11,7 +11,7 @@ import pytest
 
 from prefork import Connection
 from prefork.net.tls_socket import RECORD_BYTES, RECORDS_PER_READ
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.clients import TlsClient
 from tests.kernel.protocols import Echo, Gathering, KeepsOpen
 from tests.kernel.serving import Listening, Serving, data_segments_out, run, serving, turn, until
@@ -241,7 +241,7 @@ def test_bytes_that_are_not_tls_cost_the_connection(tls: Listening, place: str) 
             await until(lambda: reader.lost, within=2)
             assert isinstance(reader.lost[0], ssl.SSLError)
             assert len(reader.data) == (RECORD_BYTES if before else 0)
-            assert (server.count(Cell.BROKEN), server.count(Cell.ERRORS)) == (1, 0)
+            assert (server.count(Count.BROKEN), server.count(Count.ERRORS)) == (1, 0)
             with pytest.raises(OSError, match=r"alert|reset"):
                 await client.receive_all()
 

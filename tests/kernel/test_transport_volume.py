@@ -10,7 +10,7 @@ import pytest
 
 from prefork import Connection
 from prefork.apps import echo
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.kernel.clients import Client
 from tests.kernel.protocols import Echo, Gathering, KeepsOpen, Recorder
 from tests.kernel.serving import Listening, run, serving, turn, until, within
@@ -267,7 +267,7 @@ def test_a_peer_that_leaves_in_the_middle_of_a_flush_ends_the_connection_once(li
             await server.until_closed()
             assert len(writer.lost) == 1
             assert isinstance(writer.lost[0], OSError)
-            assert (server.count(Cell.BROKEN), server.count(Cell.ERRORS)) == (1, 0)
+            assert (server.count(Count.BROKEN), server.count(Count.ERRORS)) == (1, 0)
 
     run(scenario())
 
@@ -289,6 +289,6 @@ def test_a_handler_is_told_of_a_peer_that_leaves_in_the_middle_of_its_answer(lis
             client.close()
             await until(lambda: ended)
             await server.until_closed()
-            assert server.count(Cell.ERRORS) == 0
+            assert server.count(Count.ERRORS) == 0
 
     run(scenario())

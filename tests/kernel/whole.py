@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from prefork.config.model import Limits, ListenerConfig
+from prefork.config.limits import Limits
+from prefork.config.model import ListenerConfig
 from prefork.net.acceptor import Shift
 from prefork.net.pulse import Pulse
 from prefork.net.server import Loadout, Server
@@ -38,10 +39,12 @@ class Whole(Serving):
         self._is_datagram = sock.type == socket.SOCK_DGRAM
         loadout = Loadout(
             {"app": app},
+            {},
             {} if credentials is None else {NAME: credentials.security},
             frozenset({NAME} if self._is_datagram else ()),
         )
-        self.server = Server([ListenerConfig("", "app", NAME, limits=limits)], loadout, self.site)
+        listeners = [ListenerConfig("", "app", NAME, limits=limits)]
+        self.server = Server(listeners, loadout, self.site, self.scoreboard, 0)
         self.is_over = asyncio.Event()
         self._begun_at = 0.0
         self.peers: list[Correspondent] = []
@@ -89,7 +92,7 @@ class Whole(Serving):
 @contextlib.asynccontextmanager
 async def whole(app: Any, sock: socket.socket, limits: Limits | None = None) -> AsyncIterator[Whole]:
     """Serve an app on a socket, on the loop that runs."""
-    made = Whole(app, sock, limits or Limits())
+    made = Whole(app, sock, limits or Limits(amplification=0))
     made.watch()
     try:
         yield made

@@ -167,7 +167,7 @@ def exchange_at_once(client: ssl.SSLSocket, data: bytes) -> bytes:
     client.setblocking(False)
     received, sent = bytearray(), 0
     while len(received) < len(data):
-        wants: set[int] = set()
+        wants: set[int | None] = set()
         try:
             if sent < len(data):
                 sent += client.send(data[sent : sent + RECORD_BYTES])

@@ -199,7 +199,8 @@ def test_a_name_of_a_peer_adds_no_line_to_the_log(folder: Path, prepare: Prepare
 
 
 def test_a_reply_may_be_kept_and_used_later_and_more_than_once(folder: Path, prepare: Prepare) -> None:
-    server = prepare({"app.py": LATER}, workers=1, listeners=rows(folder, "udp", "keep")).start()
+    keep = {**rows(folder, "udp", "keep")[0], "limits": {"amplification": 0}}
+    server = prepare({"app.py": LATER}, workers=1, listeners=[keep]).start()
     to = where(server, "udp", folder, "keep")
     with caller(to) as one, caller(to) as other, caller(to) as last:
         one.send(b"wait")

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.framing import Framing
 from prefork.net.connection import Connection, FramedConnection
 from prefork.net.service import Draining, Service, Worksite

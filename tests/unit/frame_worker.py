@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from prefork import Connection, Lines, Over, RemoteProtocolError
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.unit.fake_transport import Scene
 
 TOLD = b"error: line over 30 bytes\n"
@@ -45,9 +45,8 @@ async def echo(conn: Connection) -> None:
         await conn.send(frame)
 
 
-def counter(scene: Scene, cell: Cell) -> int:
-    page: Any = scene.service.site.tally._page
-    return int(page[cell])
+def counter(scene: Scene, cell: Count) -> int:
+    return int(scene.service.ledger.cells[cell])
 
 
 def slow_down(scene: Scene) -> None:

@@ -195,7 +195,7 @@ def test_an_editor_finds_the_meaning_and_the_default_of_a_key() -> None:
     assert properties["timeouts"]["properties"]["drain"]["default"] == "30s"
     listener = properties["listeners"]["items"]
     assert listener["required"] == ["bind", "app"]
-    assert listener["properties"]["limits"]["properties"]["per_ip"]["const"] == 0
+    assert listener["properties"]["limits"]["properties"]["per_ip"]["default"] == "auto"
 
 
 def test_a_damaged_file_is_read_or_refused_but_never_a_traceback() -> None:

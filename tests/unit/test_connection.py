@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from prefork import Connection, Lines, LocalProtocolError, RemoteProtocolError
-from prefork.config.model import Limits
-from prefork.scoreboard import Cell
+from prefork.config.limits import Limits
+from prefork.scoreboard import Count
 from tests.unit.fake_transport import Scene
 
 
@@ -83,14 +83,13 @@ def test_iteration_raises_what_broke_the_connection() -> None:
         await scene.end(ConnectionResetError("reset"))
         assert scene.is_over
         assert scene.service.site.tally.open == 0
-        assert counter(scene, Cell.ERRORS) == 0
+        assert counter(scene, Count.ERRORS) == 0
 
     asyncio.run(scenario())
 
 
-def counter(scene: Scene, cell: Cell) -> int:
-    page: Any = scene.service.site.tally._page
-    return int(page[cell])
+def counter(scene: Scene, cell: Count) -> int:
+    return int(scene.service.ledger.cells[cell])
 
 
 def test_send_writes_at_once_and_waits_only_while_the_peer_is_slow() -> None:
@@ -314,7 +313,7 @@ def test_a_frame_over_the_limit_is_raised_to_the_handler_and_counted_as_the_peer
         await scene.arrive(b"far too long\n")
         await scene.settle()
         assert got == [b"fine", RemoteProtocolError]
-        assert (counter(scene, Cell.BROKEN), counter(scene, Cell.ERRORS)) == (1, 0)
+        assert (counter(scene, Count.BROKEN), counter(scene, Count.ERRORS)) == (1, 0)
 
     asyncio.run(scenario())
 
@@ -365,7 +364,7 @@ def test_a_handler_that_is_through_closes_and_a_failure_is_counted(caplog: pytes
         scene = Scene(handle, limits=Limits())
         await scene.settle()
         assert scene.is_over
-        assert counter(scene, Cell.ERRORS) == 1
+        assert counter(scene, Count.ERRORS) == 1
 
     asyncio.run(scenario())
     assert "fake-0.g1.99-12" in caplog.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefork import Connection, JsonLines, Length, Netstring, Over
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.unit.fake_transport import Scene
 from tests.unit.frame_worker import LINES, LONG, TOLD, Worker, counter, echo, slow_down, speed_up
 
@@ -40,7 +40,7 @@ def test_an_error_goes_out_after_the_answer_before_it_and_before_the_one_after_i
         await scene.end()
         assert b"".join(scene.transport.written) == b"1\n" + TOLD + b"3\n"
         assert worker.got == [b"1", b"3", "end"]
-        assert counter(scene, Cell.SKIPPED) == 1
+        assert counter(scene, Count.SKIPPED) == 1
 
     asyncio.run(scenario())
 
@@ -64,7 +64,7 @@ def test_answers_and_errors_are_in_the_order_of_their_frames_in_any_cut(pattern:
         await scene.end()
         wanted = [TOLD if sign == "e" else b"%d\n" % at for at, sign in enumerate(pattern)]
         assert b"".join(scene.transport.written) == b"".join(wanted)
-        assert counter(scene, Cell.SKIPPED) == pattern.count("e")
+        assert counter(scene, Count.SKIPPED) == pattern.count("e")
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
 
@@ -78,7 +78,7 @@ def test_a_frame_that_is_passed_over_is_counted_and_only_the_policy_error_tells_
         await scene.arrive(framing.encode(b"one") + framing.encode(b"x" * 101) + framing.encode(b"two"))
         error = framing.encode(b"error: frame over 100 bytes") if over is Over.ERROR else b""
         assert b"".join(scene.transport.written) == framing.encode(b"one") + error + framing.encode(b"two")
-        assert (counter(scene, Cell.SKIPPED), counter(scene, Cell.BROKEN), counter(scene, Cell.ERRORS)) == (
+        assert (counter(scene, Count.SKIPPED), counter(scene, Count.BROKEN), counter(scene, Count.ERRORS)) == (
             1,
             0,
             0,
@@ -262,7 +262,7 @@ def test_a_slow_peer_that_only_earns_errors_is_not_read_from_until_it_has_taken_
         await speed_up(scene)
         assert not scene.transport.is_paused
         assert len(scene.transport.written) == fed * 1000
-        assert counter(scene, Cell.SKIPPED) == fed * 1000
+        assert counter(scene, Count.SKIPPED) == fed * 1000
         await scene.arrive(b"1\n")
         assert scene.transport.written[-1] == b"1\n"
 

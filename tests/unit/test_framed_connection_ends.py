@@ -9,7 +9,7 @@ import pytest
 
 from prefork import JsonLines, Length, Lines, Netstring, Over, RemoteProtocolError
 from prefork.net.service import Departures
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from tests.unit.fake_transport import Scene
 from tests.unit.frame_worker import LINES, LONG, TOLD, Worker, counter, echo, slow_down, speed_up
 
@@ -84,7 +84,7 @@ def test_complaints_before_a_refusal_are_answered_before_it_is_raised() -> None:
         await scene.arrive(b"1:a,31:" + b"x" * 31 + b",1:b,nonsense")
         assert worker.got == [b"a", b"b", RemoteProtocolError]
         assert b"".join(scene.transport.written) == b"1:a,26:error: frame over 30 bytes,1:b,"
-        assert (counter(scene, Cell.SKIPPED), counter(scene, Cell.BROKEN)) == (1, 1)
+        assert (counter(scene, Count.SKIPPED), counter(scene, Count.BROKEN)) == (1, 1)
         assert scene.is_over
 
     asyncio.run(scenario())

@@ -13,7 +13,7 @@ from prefork.errors import ConfigError
 from prefork.framing import Framing
 from prefork.net.handler import build_protocol_factory
 from prefork.net.service import Service
-from prefork.scoreboard import Cell
+from prefork.scoreboard import Count
 from prefork.testing import connect
 from tests.unit.fake_transport import FakeTransport, new_service
 
@@ -72,9 +72,8 @@ class Stage(FakeTransport):
         for piece in pieces:
             self.protocol.data_received(piece)
 
-    def counter(self, cell: Cell) -> int:
-        page: Any = self.service.site.tally._page
-        return int(page[cell])
+    def counter(self, cell: Count) -> int:
+        return int(self.service.ledger.cells[cell])
 
 
 def staged(framing: Framing, app: Any = None) -> tuple[Stage, Diary]:
@@ -107,7 +106,7 @@ def test_an_error_goes_out_between_the_answers_to_its_neighbours() -> None:
         stage.feed(b"1\n" + LONG + b"3\n" + LONG, LONG + b"4\n")
         assert diary.calls == ["made", b"1", b"3", b"4"]
         assert b"".join(stage.written) == b"1\n" + TOLD + b"3\n" + TOLD + TOLD + b"4\n"
-        assert stage.counter(Cell.SKIPPED) == 3
+        assert stage.counter(Count.SKIPPED) == 3
 
     run(scenario)
 
@@ -118,7 +117,7 @@ def test_no_frame_comes_after_close_though_it_was_in_the_same_read() -> None:
         stage.feed(b"1\nclose\n2\n" + LONG + b"3\n")
         assert diary.calls == ["made", b"1", b"close"]
         assert stage.written == [b"1\n"]
-        assert stage.counter(Cell.SKIPPED) == 0
+        assert stage.counter(Count.SKIPPED) == 0
 
     run(scenario)
 
@@ -129,7 +128,7 @@ def test_a_refusal_closes_is_the_peers_fault_and_comes_after_the_frames_before_i
         stage.feed(b"1:a,1:b,nonsense")
         assert diary.calls == ["made", b"a", b"b"]
         assert stage.is_closed
-        assert (stage.counter(Cell.BROKEN), stage.counter(Cell.ERRORS)) == (1, 0)
+        assert (stage.counter(Count.BROKEN), stage.counter(Count.ERRORS)) == (1, 0)
 
     run(scenario)
 
@@ -140,7 +139,7 @@ def test_a_refusal_without_a_frame_before_it_is_counted_once() -> None:
         stage.feed(b"nonsense")
         assert diary.calls == ["made"]
         assert stage.is_closed
-        assert stage.counter(Cell.BROKEN) == 1
+        assert stage.counter(Count.BROKEN) == 1
 
     run(scenario)
 
@@ -150,7 +149,7 @@ def test_close_before_a_refusal_in_the_same_read_is_no_fault_of_the_peer() -> No
         stage, diary = staged(Netstring())
         stage.feed(b"5:close,nonsense")
         assert diary.calls == ["made", b"close"]
-        assert stage.counter(Cell.BROKEN) == 0
+        assert stage.counter(Count.BROKEN) == 0
 
     run(scenario)
 

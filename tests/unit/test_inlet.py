@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork import Connection, LocalProtocolError, RemoteProtocolError
-from prefork.config.model import Limits
+from prefork.config.limits import Limits
 from prefork.net.inlet import INPUT_BYTES
 from tests.unit.fake_transport import Scene
 

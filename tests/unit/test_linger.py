@@ -53,8 +53,8 @@ async def lingering(sock: Any) -> tuple[Linger, Books]:
     service = new_service()
     books: Any = Books()
     service.site.selector = books
-    service.next_serial()
-    return Linger(sock, service, READABLE), books
+    serial = service.ledger.count_opened()
+    return Linger(sock, service, READABLE, serial), books
 
 
 def test_a_peer_that_sends_for_ever_does_not_keep_the_loop_to_itself() -> None:

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import pytest
 
+from prefork.net.ledger import Ledger
+from prefork.net.sources import SourceTable
 from prefork.net.tally import Tally
-from prefork.scoreboard import CELL_BYTES, COUNTERS, PAGE_BYTES, Cell, Scoreboard, read_counters
+from prefork.scoreboard import (
+    CELL_BYTES,
+    COUNTERS,
+    FIRST_LISTENER,
+    LISTENER_CELLS,
+    MAX_LISTENERS,
+    NOTICE_BYTES,
+    PAGE_BYTES,
+    REJECTED,
+    TRIED,
+    Cell,
+    Count,
+    Notice,
+    Rule,
+    Scoreboard,
+    block,
+    read_counters,
+)
 
 
 def test_every_seat_is_lent_once_until_it_is_given_back() -> None:
@@ -41,18 +60,60 @@ def test_a_cell_holds_what_a_clock_in_nanoseconds_needs() -> None:
 
 
 def test_counters_are_what_only_ever_grows() -> None:
-    assert set(Cell) - set(COUNTERS) == {Cell.BEAT, Cell.OPEN, Cell.RSS}
-    assert read_counters(Scoreboard(1).page(0)) == dict.fromkeys(COUNTERS, 0)
+    assert set(Count) - set(COUNTERS) == {Count.OPEN}
+    assert set(read_counters(Scoreboard(1).page(0), 0).values()) == {0}
 
 
-def test_a_tally_tells_its_page_of_every_change() -> None:
+def test_the_blocks_of_all_listeners_lie_in_the_page_behind_the_process_and_do_not_overlap() -> None:
+    page = Scoreboard(1).page(0)
+    for place in range(MAX_LISTENERS):
+        block(page, place)[:] = memoryview(bytes([place + 1]) * 8 * LISTENER_CELLS).cast("Q")
+    for place in range(MAX_LISTENERS):
+        assert bytes(block(page, place)) == bytes([place + 1]) * 8 * LISTENER_CELLS
+    assert set(page[:FIRST_LISTENER]) == {0}
+    assert max(TRIED + rule for rule in Rule) < LISTENER_CELLS
+    assert max(Count) < REJECTED <= REJECTED + max(Rule) < TRIED
+
+
+def test_what_a_dead_worker_wrote_is_cleared_with_its_seat() -> None:
+    scoreboard = Scoreboard(2)
+    seat = scoreboard.borrow()
+    sources = SourceTable(scoreboard.rows, seat)
+    assert sources.enter(sources.key_of(b"1234"), 5, 0.0)
+    other = SourceTable(scoreboard.rows, scoreboard.borrow())
+    assert not other.enter(other.key_of(b"1234"), 1, 0.0)
+    scoreboard.give_back(seat)
+    assert other.enter(other.key_of(b"1234"), 1, 0.0)
+
+
+def test_a_notice_is_read_whole_with_its_version_or_not_at_all() -> None:
+    notice = Notice()
+    assert notice.read() == (0, b"")
+    notice.post(b"first")
+    assert notice.read() == (2, b"first")
+    notice.post(b"2")
+    assert notice.read() == (4, b"2")
+    with pytest.raises(ValueError, match="too long"):
+        notice.post(bytes(NOTICE_BYTES + 1))
+    assert notice.read() == (4, b"2")
+
+
+def test_a_ledger_and_its_tally_tell_their_page_of_every_change() -> None:
     page = Scoreboard(1).page(0)
     tally = Tally(page)
-    for _ in range(3):
-        tally.count_opened()
-    tally.count_closed()
-    tally.count(Cell.ERRORS)
+    ledgers = [Ledger(tally, place) for place in range(2)]
+    assert [ledgers[0].count_opened() for _ in range(3)] == [1, 2, 3]
+    assert ledgers[1].count_opened() == 1
+    ledgers[0].count_closed()
+    ledgers[0].count(Count.ERRORS)
+    ledgers[0].count_rule(Rule.PER_IP, is_dry=False)
+    ledgers[0].count_rule(Rule.PER_IP, is_dry=True)
+    ledgers[1].received, ledgers[1].sent = 7, 8
+    ledgers[1].flush()
     tally.write(Cell.RSS, 4096)
-    assert (page[Cell.ACCEPTED], page[Cell.CLOSED], page[Cell.OPEN]) == (3, 1, 2)
-    assert page[Cell.ACCEPTED] - page[Cell.CLOSED] == page[Cell.OPEN] == tally.open
-    assert (page[Cell.ERRORS], page[Cell.RSS]) == (1, 4096)
+    assert (page[Cell.ACCEPTED], page[Cell.OPEN], page[Cell.RSS]) == (4, 3, 4096)
+    first, second = read_counters(page, 0), read_counters(page, 1)
+    assert (first[Count.ACCEPTED], first[Count.CLOSED], first[Count.ERRORS]) == (3, 1, 1)
+    assert (first[REJECTED + Rule.PER_IP], first[TRIED + Rule.PER_IP], first[REJECTED + Rule.DENY]) == (1, 1, 0)
+    assert (second[Count.ACCEPTED], second[Count.RECEIVED_BYTES], second[Count.SENT_BYTES]) == (1, 7, 8)
+    assert block(page, 0)[Count.OPEN] == ledgers[0].open == 2

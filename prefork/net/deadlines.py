@@ -1,0 +1,138 @@
+"""The clocks of a connection: idle, message, rate, age; looked at once a second, they cost nothing per byte.
+
+Knows: one connection's times, and how much of what it was sent was taken. Does not know: who calls, bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from abc import abstractmethod
+from typing import Any
+
+from prefork.net.loop import READABLE
+from prefork.net.outlet import CLOSING, OPEN, Outlet
+from prefork.net.service import Service
+from prefork.scoreboard import Rule
+
+STALLED_SECONDS = 30.0  # for a closing connection whose peer takes nothing; TCP_USER_TIMEOUT's common choice
+GRACE_SECONDS = 5.0  # before a rate is asked for; Kestrel's MinDataRate has the same
+RATE_SECONDS = 13.0  # over which it is judged, grace included: a peer's kernel tells of its reading in large steps
+SLOW_FRAME_BYTES = 1024  # of a frame; less may be somebody who types, and limits.message ends that
+BYTES_ACKED = 120  # offset of tcpi_bytes_acked in struct tcp_info, linux/tcp.h
+LIFE_JITTER = 0.1
+GOLDEN = 0.618034  # spreads numbers that come in a row
+
+
+class TimedOutlet(Outlet):
+    """The part of a transport that grows old.
+
+    Attributes:
+        peer: the peer's address as accept(2) gave it, or as its PROXY header has it.
+        serial: its number in this worker and listener.
+        born: when it was made, CLOCK_MONOTONIC to about a quarter of a second.
+    """
+
+    __slots__ = ("born", "peer", "serial")
+
+    def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
+        super().__init__(sock, service)
+        self.peer = peer
+        self.serial = serial
+        self.born = service.now
+
+    @abstractmethod
+    def drain(self, leave_at: float) -> None:
+        """Begin to look for the end of an exchange."""
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadlines; called about once a second.
+
+        Args:
+            now: CLOCK_MONOTONIC.
+        """
+        service, departures, limits = self._service, self._service.departures, self._service.limits
+        quiet = now - self.touched
+        if departures is not None and departures.is_quiet_due(self, quiet, now) and not self._has_arrived():
+            self.leave()
+        is_idle = 0 < limits.idle < quiet and not self.is_busy
+        if is_idle and not self._has_arrived():
+            self._time_out(Rule.IDLE)
+        elif self._phase == CLOSING and quiet > STALLED_SECONDS:
+            service.report_timeout(f"the peer took nothing for {STALLED_SECONDS} s", self.serial, self.peer)
+            self._lose(None)
+        elif self._buffer is not None and self._is_slow_reader(now):
+            self._time_out(Rule.MIN_RATE)
+        elif self._mask & READABLE:
+            self._judge_frame(now)
+        if limits.life > 0 and self._phase == OPEN and now - self.born > self._life():
+            self._grow_old(now)
+
+    def _judge_frame(self, now: float) -> None:
+        """End a connection whose frame takes too long to come."""
+        begun = getattr(self._protocol, "frame_begun", None)
+        if begun is None:
+            return
+        limits, age = self._service.limits, now - begun
+        if 0 < limits.message < age:
+            self._time_out(Rule.MESSAGE)
+        elif age > RATE_SECONDS and SLOW_FRAME_BYTES <= self._protocol.pending_bytes < age * limits.min_rate:
+            self._time_out(Rule.MIN_RATE)
+
+    def _is_slow_reader(self, now: float) -> bool:
+        """Whether the peer has taken too little of what waits for it, for long enough to say so."""
+        buffer, min_rate = self._buffer, self._service.limits.min_rate
+        if buffer is None or not buffer.size:
+            if buffer is not None:
+                buffer.watched_at = None
+            return False
+        self._check_size(buffer)
+        if not min_rate:
+            return False
+        taken = self._count_taken(buffer.taken)
+        if buffer.watched_at is None or buffer.watched_at < self._service.site.pressure.awoke_at:
+            buffer.watched_at, buffer.taken_before = now, taken
+        elif now - buffer.watched_at >= RATE_SECONDS:
+            is_slow = taken - buffer.taken_before < min_rate * (RATE_SECONDS - GRACE_SECONDS)
+            buffer.watched_at, buffer.taken_before = now, taken
+            return is_slow
+        return False
+
+    def _count_taken(self, given: int) -> int:
+        """Return how many bytes the peer's kernel has taken, or, where that is not known, ours has."""
+        if self._socket.family == socket.AF_UNIX:
+            return given
+        told = socket.socket.getsockopt(self._socket, socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED + 8)
+        return int.from_bytes(told[BYTES_ACKED:], sys.byteorder) if len(told) == BYTES_ACKED + 8 else given
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a handler is at work for it, and not waiting for the peer."""
+        return bool(getattr(self._protocol, "is_busy", False))
+
+    def _life(self) -> float:
+        spread = self.serial * GOLDEN % 1 * 2 - 1
+        return self._service.limits.life * (1 + LIFE_JITTER * spread)
+
+    def _grow_old(self, now: float) -> None:
+        if self._service.enforces_once(Rule.LIFE, self.serial, self.peer):
+            self.drain(now)
+
+    def _has_arrived(self) -> bool:
+        """Whether bytes wait to be read: where the loop has stood still, the silence was only ours."""
+        try:
+            return self._mask & READABLE != 0 and len(socket.socket.recv(self._socket, 1, socket.MSG_PEEK)) > 0
+        except OSError:
+            return False
+
+    def _time_out(self, rule: Rule) -> None:
+        if self._service.enforces_once(rule, self.serial, self.peer):
+            self._service.report_timeout(rule.key, self.serial, self.peer)
+            self._lose(None)
+
+    def _has_to_read(self) -> bool:
+        return self._service.enforces_once(Rule.BUFFER, self.serial, self.peer)
+
+    def evict_soon(self) -> None:
+        """End it for the sake of others; who calls has counted why."""
+        self._lose_soon(None)

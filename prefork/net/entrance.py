@@ -1,0 +1,144 @@
+"""What a connection passes between accept(2) and the protocol that serves it: rules, its PROXY header, TLS.
+
+Knows: one connection that has just come, its listener's rules. Does not know: who accepts, what is served.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import struct
+from typing import Any
+
+from prefork.errors import RemoteProtocolError
+from prefork.net.guard import Guard, host_of
+from prefork.net.loop import EDGE, READABLE
+from prefork.net.proxy_header import MAX_HEADER_BYTES, ProxyHeader, parse_header
+from prefork.net.service import Service
+from prefork.net.tls_transport import accept_tls
+from prefork.net.transport import StreamTransport
+from prefork.scoreboard import Rule
+
+ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # nothing more comes, epoll_ctl(2)
+NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
+
+
+def enter(sock: socket.socket, peer: Any, service: Service) -> None:
+    """Let a connection in, or turn it away."""
+    if not has_room(service, peer):
+        turn_away(sock, service)
+        return
+    guard = service.guard
+    host = host_of(peer)
+    if guard is None or not host:
+        begin(sock, peer, service, service.ledger.count_opened())
+    elif guard.is_balancer(host):
+        HeaderArrival(sock, peer, service, guard)
+    else:
+        key = guard.admit(host, service.enforces)
+        if key is None:
+            turn_away(sock, service)
+            return
+        serial = service.ledger.count_opened()
+        if key:
+            guard.claim(serial, key)
+        begin(sock, peer, service, serial)
+
+
+def has_room(service: Service, peer: Any) -> bool:
+    """Whether a limit of the worker or of the listener lets one more in; the oldest may give way for it."""
+    site = service.site
+    if service.is_full:
+        oldest = None
+        if service.limits.when_full == "oldest" and "connections" not in service.limits.dry_run:
+            oldest = site.pressure.find_oldest(service.name, service.transports())
+        if service.enforces(Rule.CONNECTIONS, peer if oldest is None else oldest.peer):
+            if oldest is None:
+                return False
+            oldest.evict_soon()
+    return site.tally.open < site.pressure.max_open or not service.enforces(Rule.DESCRIPTORS, peer)
+
+
+def turn_away(sock: socket.socket, service: Service) -> None:
+    """Close a connection that may not come in: with a goodbye, if there is one for plain clients, or a reset."""
+    goodbye = service.limits.goodbye
+    try:
+        if goodbye is not None and service.security is None:
+            sock.send(goodbye.encode() + b"\n")
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    except OSError:  # it has gone by itself
+        pass
+    sock.close()
+
+
+def begin(sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
+    """Serve a connection that may come in, and is counted."""
+    if service.security is not None and not service.security.is_on_request:
+        accept_tls(sock, peer, service, serial)
+        return
+    transport = StreamTransport(sock, peer, service, serial)
+    transport.open()
+    guard = service.guard
+    if guard is not None and guard.balancers is not None and serial not in guard.headers:
+        transport.expect_no_header()
+
+
+class HeaderArrival:
+    """Watches the socket of a balancer until its PROXY header has told whom it stands for, or it is too late."""
+
+    __slots__ = ("_guard", "_peer", "_serial", "_service", "_socket", "deadline")
+
+    def __init__(self, sock: socket.socket, peer: Any, service: Service, guard: Guard) -> None:
+        self._socket = sock
+        self._peer = peer
+        self._service = service
+        self._guard = guard
+        self._serial = service.ledger.count_opened()
+        timeout = service.limits.handshake
+        self.deadline = service.site.loop.time() + timeout if timeout else math.inf
+        service.site.selector.watch(sock.fileno(), self, READABLE | EDGE | ENDS)
+
+    def on_event(self, mask: int) -> None:
+        try:
+            begun = self._socket.recv(MAX_HEADER_BYTES, socket.MSG_PEEK)
+            header = parse_header(begun)
+            if header is None and (mask & ENDS or not begun):
+                raise RemoteProtocolError("cannot read the PROXY header: the input ended before it did")
+        except BlockingIOError:
+            return
+        except (OSError, RemoteProtocolError) as error:
+            self._refuse(str(error))
+            return
+        if header is not None:
+            self._socket.recv(header.size)
+            self._go_on(header)
+
+    def _go_on(self, header: ProxyHeader) -> None:
+        service, guard, serial = self._service, self._guard, self._serial
+        peer = self._peer if header.is_local else header.peer
+        host = "" if header.is_local else host_of(peer)
+        key = guard.admit(host, service.enforces) if host else 0
+        if key is None:
+            self._close()
+            return
+        if key:
+            guard.claim(serial, key)
+        guard.headers[serial] = header
+        service.site.selector.unwatch(self._socket.fileno())
+        begin(self._socket, peer, service, serial)
+
+    def _refuse(self, reason: str) -> None:
+        if self._service.enforces(Rule.PROXY, self._peer):
+            self._service.log.debug("the PROXY header of %s: %s", self._peer, reason)
+            self._close()
+
+    def _close(self) -> None:
+        self._service.site.selector.forget(self._socket.fileno())
+        turn_away(self._socket, self._service)
+        self._service.count_closed(self._serial)
+
+    def expire(self, reason: str = "limits.handshake has passed") -> None:
+        """End it: it is too late."""
+        self._refuse(reason)

@@ -1,0 +1,105 @@
+"""What a worker runs short of: descriptors, memory, time; and who has to go first.
+
+Knows: limits of the process and of its cgroup, connections. Does not know: who wants in, the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable
+from heapq import nlargest, nsmallest
+from typing import Any
+
+APP_SHARE = 5  # one in so many descriptors is left to the app
+SHORT, WELL = 0.90, 0.85  # of the memory: nobody new is accepted above the one, until it is below the other
+SHED_SHARE = 0.9  # of limits.buffers is what is left when it was full
+EVICTED_AT_ONCE = 64  # idle connections that are looked for together, and closed one by one
+CGROUP = "/sys/fs/cgroup"
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file "),  # cgroup v2
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file "),
+)
+NO_LIMIT = 1 << 60
+
+
+class Pressure:
+    """The resources of one worker.
+
+    Attributes:
+        max_open: connections over all listeners.
+        is_short: of memory.
+        awoke_at: when the loop last stood still for long, CLOCK_MONOTONIC: what nobody did then is nobody's fault.
+    """
+
+    def __init__(self, root: str = CGROUP) -> None:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.max_open = NO_LIMIT if soft == resource.RLIM_INFINITY else soft - soft // APP_SHARE
+        self.is_short = False
+        self.awoke_at = 0.0
+        self._memory = open_memory(root)
+        self._oldest: dict[str, list[tuple[float, Any]]] = {}  # by listener, the next one last
+
+    def look_at_memory(self) -> None:
+        """Find out whether there is memory for more connections."""
+        if self._memory is None:
+            return
+        limit, usage_fd, stat_fd, word = self._memory
+        used = int(os.pread(usage_fd, 32, 0)) - read_number(os.pread(stat_fd, 8192, 0).decode(), word)
+        self.is_short = used > limit * (WELL if self.is_short else SHORT)
+
+    def find_oldest(self, name: str, transports: Iterable[Any]) -> Any:
+        """Return the connection of a listener that has been idle for the longest time; None: all are busy.
+
+        Args:
+            transports: its open ones; they are looked at when those found before are used up.
+        """
+        for is_new in (False, True):
+            if is_new:
+                idle = (t for t in transports if not t.is_closing() and not t.is_busy)
+                found = nsmallest(EVICTED_AT_ONCE, ((t.touched, t.serial, t) for t in idle))
+                self._oldest[name] = [(touched, t) for touched, _, t in reversed(found)]
+            while known := self._oldest.get(name):
+                touched, transport = known.pop()
+                if transport.touched == touched and not transport.is_closing():
+                    return transport
+        return None
+
+
+def shed(transports: Iterable[Any], limit: int) -> tuple[int, list[Any]]:
+    """Return how many bytes wait for all readers, and the slowest that have to go for `limit` to be kept."""
+    waiting = [(transport.get_write_buffer_size(), transport.serial, transport) for transport in transports]
+    total = sum(size for size, _, _ in waiting)
+    gone = []
+    if total > limit:
+        for size, _, transport in nlargest(len(waiting), waiting):
+            if total <= limit * SHED_SHARE:
+                break
+            gone.append(transport)
+            total -= size
+    return total, gone
+
+
+def open_memory(root: str) -> tuple[int, int, int, str] | None:
+    """Return the memory limit of this process's cgroup and where its usage is read; None: it has no limit."""
+    for limit_name, usage_name, stat_name, word in MEMORY_FILES:
+        try:
+            with open(f"{root}/{limit_name}", encoding="ascii") as file:
+                limit = file.read().strip()
+            if not limit.isdigit() or int(limit) >= NO_LIMIT:
+                continue
+            usage, stat = (
+                os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in (usage_name, stat_name)
+            )
+        except OSError:
+            continue
+        return int(limit), usage, stat, word
+    return None
+
+
+def read_number(text: str, word: str) -> int:
+    """Return the number behind a word that begins a line; 0: there is none."""
+    for line in text.splitlines():
+        if line.startswith(word):
+            return int(line.removeprefix(word))
+    return 0
