@@ -32,6 +32,7 @@ BLOCKING_THREADS = 16  # per worker, started on demand; each waiting call holds 
 QUIET_SECONDS = 1.0  # a request that is under way after this much silence is rarer than a lost packet
 # What user code may raise at the price of one connection.
 USER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
+MOST_TRACEBACKS = 20  # of one place in the app in 10 s
 EVERYDAY = frozenset({Rule.IDLE, Rule.LIFE})  # no sign of anything wrong
 REASONS = {
     Rule.DENY: "its network may not connect (allow, deny)",
@@ -230,6 +231,8 @@ class Service:
     def report_error(self, error: BaseException, serial: int, peer: object) -> None:
         """Log an exception of user code, which costs one connection."""
         self.ledger.count(Count.ERRORS)
+        if not self._is_told(error):
+            return
         self.log.error(
             "the app failed on connection %s from %s: %s: %s",
             self.name_connection(serial),
@@ -238,6 +241,15 @@ class Service:
             error,
             exc_info=error,
         )
+
+    def _is_told(self, error: BaseException | None) -> bool:
+        """Whether an exception is logged: a client that provokes one again and again does not fill a disk."""
+        trace = None if error is None else error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        kind = f"{type(error).__name__}{place}"
+        return self.site.fold.admits(self.name, kind, self.site.now, MOST_TRACEBACKS)
 
     def tell_peer(self, what: str, serial: int, peer: object) -> None:
         """Log why a peer is refused, in one line; many refusals for one reason are folded."""
@@ -276,6 +288,8 @@ class Service:
     def report_datagram(self, error: BaseException | None, peer: object) -> None:
         """Log an exception of user code, which costs one datagram."""
         self.ledger.count(Count.ERRORS)
+        if not self._is_told(error):
+            return
         self.log.error(
             "the app failed on a datagram from %s: %s: %s", peer, type(error).__name__, error, exc_info=error
         )

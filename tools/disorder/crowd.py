@@ -19,7 +19,7 @@ from itertools import count
 
 from tools.disorder.call import Call, Stage, ending_of
 from tools.disorder.flows import Flows
-from tools.disorder.payloads import Payloads
+from tools.disorder.payloads import Payloads, framed
 from tools.disorder.plan import Kind, Plan
 from tools.disorder.secure_call import SecureCall, Trust
 from tools.disorder.tally import Ending, Tally
@@ -143,7 +143,7 @@ class Crowd:
 
     def _ask(self, call: Call) -> None:
         try:
-            call.ask(self._payloads.cut(self.plan.max_bytes))
+            call.ask(framed(self._payloads.cut(self.plan.max_bytes), self.plan.framing))
         except OSError as error:
             self._finish(call, ending_of(error.errno or 0, 0))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+_OF_TIME = frozenset({"s", "ms", "×", "%"})  # units of times, of their ratios, and of shares of a CPU
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -45,13 +46,14 @@ class Outcome:
 
     def expect_at_most(self, what: str, measured: float, limit: float, unit: str = "") -> None:
         """Check a count (no unit) or a measured quantity against its upper limit."""
-        timing = unit in ("s", "ms")
+        timing = unit in _OF_TIME
         text = f"{_number(measured)}{_spaced(unit)}"
         goal = f"≤ {_number(limit)}{_spaced(unit)}" if limit or unit else "0"
         self.checks.append(Check(what, text, goal, measured <= limit, timing))
 
-    def expect_at_least(self, what: str, measured: float, limit: float) -> None:
-        self.checks.append(Check(what, _number(measured), f"≥ {_number(limit)}", measured >= limit))
+    def expect_at_least(self, what: str, measured: float, limit: float, unit: str = "") -> None:
+        text, goal = f"{_number(measured)}{_spaced(unit)}", f"≥ {_number(limit)}{_spaced(unit)}"
+        self.checks.append(Check(what, text, goal, measured >= limit, unit in _OF_TIME))
 
     def expect_equal(self, what: str, measured: object, wanted: object) -> None:
         self.checks.append(Check(what, str(measured), str(wanted), measured == wanted))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 
 _POOL_BYTES = 1 << 20
+_NO_ENDS = bytes.maketrans(b"\r\n", b"..")
 
 
 class Payloads:
@@ -30,3 +31,10 @@ class Payloads:
     def vary(self) -> float:
         """Return a factor of 0.5 to 1.5."""
         return self._random.uniform(0.5, 1.5)
+
+
+def framed(payload: bytes, framing: str) -> bytes:
+    """Return a payload as one frame: `raw` it stays as it is, `lines` and `length` are those of prefork."""
+    if framing == "lines":
+        return payload.translate(_NO_ENDS) + b"\n"
+    return len(payload).to_bytes(4) + payload if framing == "length" else payload

@@ -33,6 +33,7 @@ class Plan:
     `limit` bounds the life of the process, `timeout` that of one request.
     `authority`: the file of the certificate to trust; with it, connections speak TLS, and `resume` is the share
     of them that offer the session of an earlier one. `window`: a FLOW has 1 to so many datagrams open at a time.
+    `framing`: of what a connection says, `raw`, `lines` or `length`.
     """
 
     port: int
@@ -48,6 +49,7 @@ class Plan:
     authority: str = ""
     resume: float = 0.5
     window: int = 2
+    framing: str = "raw"
     seed: int = 1
 
     def to_json(self) -> str:

@@ -7,7 +7,7 @@ Does not know: any one scenario.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +89,10 @@ class Scene:
             self.outcome.latencies[label] = rounded
         self.outcome.notes.extend(f"{label}: {sample}" for sample in tally.samples[:6])
         return tally
+
+    def after(self, release: Callable[[], object]) -> None:
+        """Let something be done at the end of the scene, whatever happens; what came last is done first."""
+        self._stack.callback(release)
 
     def note(self, text: str) -> None:
         self.outcome.notes.append(text)
