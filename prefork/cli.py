@@ -96,12 +96,14 @@ def _run(options: argparse.Namespace) -> int:
     from prefork.process.inherited import take_inheritance
     from prefork.process.kernel import Kernel
     from prefork.process.master import Master
+    from prefork.process.notify import take_notifier
     from prefork.process.reload import Source
 
     source = Source(options.config, tuple(options.set), os.environ, take_inheritance(os.environ))
+    notifier = take_notifier(os.environ)
     loaded = source.read()
     try:
-        return Master(source, loaded, Kernel()).run()
+        return Master(source, loaded, Kernel(), notifier).run()
     except PreforkError:
         raise
     except OSError as error:

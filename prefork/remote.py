@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from prefork.client import UsageError, ask, locate, wait_gone
+from prefork.client import RefusedError, UsageError, ask, locate, wait_gone
 
 TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a probe's CPU
 if TYPE_CHECKING:
@@ -40,8 +40,28 @@ def add_commands(commands: Any) -> None:
     ban.add_argument("--for", dest="duration", metavar="TIME", help="such as 10m; default: 1h")
     unban = _add(commands, "unban", _unban, "end a ban", "network")
     unban.add_argument("network", metavar="CIDR", help="as it was banned")
+    conns = _add(commands, "conns", _conns, "list connections, the oldest first")
+    for name, words in (
+        ("listener", "of this listener"),
+        ("peer", "from this network, such as 192.0.2.0/24"),
+        ("older", "older than so many seconds"),
+        ("idle", "without a byte for so many seconds"),
+        ("slot", "of this slot"),
+        ("limit", "so many at the most"),
+    ):
+        kind = int if name in ("slot", "limit") else float if name in ("older", "idle") else str
+        conns.add_argument(f"--{name}", type=kind, help=words)
+    conns.add_argument("--json", action="store_true", help="for programs")
+    kick = _add(commands, "kick", _kick, "end a connection at once", "id")
+    kick.add_argument("id", metavar="ID", help="as `prefork conns` and the log have it")
+    logs = _add(commands, "logs", _logs, "log more, or less, for a while", "level")
+    logs.add_argument("level", metavar="level=LEVEL", help="debug, info, warning or error")
+    logs.add_argument("--for", dest="duration", metavar="TIME", help="such as 5m; then it is as before")
     bans = _add(commands, "bans", _bans, "list what is banned")
     bans.add_argument("--json", action="store_true", help="for programs")
+    top = _add(commands, "top", _top, "watch a server on a terminal, and command it by keys")
+    top.add_argument("--interval", metavar="TIME", default="1s", help="between two looks; default: 1s")
+    top.add_argument("--once", action="store_true", help="print one frame, to a terminal or not")
 
 
 def _add(
@@ -122,6 +142,45 @@ def _bans(options: argparse.Namespace) -> int:
     for ban in () if options.json else found:
         print(f"{ban['network']:<43} {_show_time(ban['seconds'])}")
     return EXIT_GOOD
+
+
+def _conns(options: argparse.Namespace) -> int:
+    names = ("listener", "peer", "older", "idle", "slot", "limit")
+    wanted = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    found = _ask(options, "conns", **wanted)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return EXIT_GOOD
+    print("slot  peer                           age       idle   received       sent  id")
+    for row in found:
+        print(
+            f"{row['slot']:>4}  {row['peer']:<24} {_show_time(row['age']):>9}  {_show_time(row['idle']):>9} "
+            f"{row['received']:>10} {row['sent']:>10}  {row['id']}"
+        )
+    return EXIT_GOOD
+
+
+def _kick(options: argparse.Namespace) -> int:
+    found = _ask(options, "kick", id=options.id)
+    if found["kicked"]:
+        return EXIT_GOOD
+    silent = f"; slots {found['silent']} have not answered" if found["silent"] else ""
+    raise RefusedError(f"there is no connection {options.id}{silent}")
+
+
+def _logs(options: argparse.Namespace) -> int:
+    key, _, level = options.level.rpartition("=")
+    if key not in ("", "level"):
+        raise UsageError(f"cannot set {key!r}; write level=debug")
+    _ask(options, "logs", level=level, duration=options.duration)
+    return EXIT_GOOD
+
+
+def _top(options: argparse.Namespace) -> int:
+    from prefork.top import parse_interval, run_top, show_once
+
+    interval = parse_interval(options.interval)
+    return (show_once if options.once else run_top)(_locate(options), interval)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Knows: the model, YAML, files, precedence. Does not know: sockets, processes, wh
 from __future__ import annotations
 
 from prefork.config.difference import describe_changes
+from prefork.config.effective import describe_effective
 from prefork.config.limits import Limits
 from prefork.config.model import (
     Admin,
@@ -40,6 +41,7 @@ __all__ = [
     "LogConfig",
     "Admin",
     "describe_changes",
+    "describe_effective",
     "json_schema",
     "reference_yaml",
 ]

@@ -242,6 +242,13 @@ class LogConfig:
         "auto = text on a terminal, JSON lines otherwise",
         choices=("auto", "text", "json"),
     )
+    access: float = setting(
+        0.0,
+        Kind.PERCENT,
+        "share of the connections that are told at their end, 100% = each",
+        minimum=0,
+        maximum=1,
+    )
     file: str | None = setting(
         None, Kind.STRING, "file that is appended to, reopened by USR1; null = standard error"
     )
@@ -249,9 +256,14 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    bind: str | None = setting(None, Kind.BIND, "address of health, metrics and dashboard over HTTP", later=True)
-    dashboard: bool = setting(True, Kind.BOOLEAN, "serve the dashboard", later=True)
-    token: str | None = setting(None, Kind.STRING, "secret that changes over HTTP need", secret=True, later=True)
+    bind: str | None = setting(None, Kind.BIND, "address of health, metrics and dashboard over HTTP")
+    dashboard: bool = setting(True, Kind.BOOLEAN, "serve the dashboard")
+    token: str | None = setting(
+        None, Kind.STRING, "secret that changes over HTTP need; null = there are none", secret=True
+    )
+    hosts: tuple[str, ...] = setting(
+        (), Kind.STRINGS, "names of this server in requests, beside its addresses and its machine's name"
+    )
 
 
 @dataclass(frozen=True, slots=True)

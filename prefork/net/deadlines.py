@@ -18,6 +18,7 @@ from prefork.scoreboard import Rule
 STALLED_SECONDS = 30.0  # for a closing connection whose peer takes nothing; TCP_USER_TIMEOUT's common choice
 GRACE_SECONDS = 5.0  # before a rate is asked for; Kestrel's MinDataRate has the same
 RATE_SECONDS = 13.0  # over which it is judged, grace included: a peer's kernel tells of its reading in large steps
+COARSE_SECONDS = 0.25  # of the clock that a frame's begin is told by
 SLOW_FRAME_BYTES = 1024  # of a frame; less may be somebody who types, and limits.message ends that
 BYTES_ACKED = 120  # offset of tcpi_bytes_acked in struct tcp_info, linux/tcp.h
 LIFE_JITTER = 0.1
@@ -30,16 +31,18 @@ class TimedOutlet(Outlet):
     Attributes:
         peer: the peer's address as accept(2) gave it, or as its PROXY header has it.
         serial: its number in this worker and listener.
+        reason: why it ends, in a word; empty: it was done.
         born: when it was made, CLOCK_MONOTONIC to about a quarter of a second.
     """
 
-    __slots__ = ("born", "peer", "serial")
+    __slots__ = ("born", "peer", "reason", "serial")
 
     def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
         super().__init__(sock, service)
         self.peer = peer
         self.serial = serial
         self.born = service.now
+        self.reason = ""
 
     @abstractmethod
     def drain(self, leave_at: float) -> None:
@@ -51,33 +54,40 @@ class TimedOutlet(Outlet):
         Args:
             now: CLOCK_MONOTONIC.
         """
-        service, departures, limits = self._service, self._service.departures, self._service.limits
+        departures, limits = self._service.departures, self._service.limits
         quiet = now - self.touched
         if departures is not None and departures.is_quiet_due(self, quiet, now) and not self._has_arrived():
             self.leave()
-        is_idle = 0 < limits.idle < quiet and not self.is_busy
-        if is_idle and not self._has_arrived():
-            self._time_out(Rule.IDLE)
-        elif self._phase == CLOSING and quiet > STALLED_SECONDS:
-            service.report_timeout(f"the peer took nothing for {STALLED_SECONDS} s", self.serial, self.peer)
-            self._lose(None)
-        elif self._buffer is not None and self._is_slow_reader(now):
-            self._time_out(Rule.MIN_RATE)
-        elif self._mask & READABLE:
-            self._judge_frame(now)
-        if limits.life > 0 and self._phase == OPEN and now - self.born > self._life():
+        is_ended = (
+            self._judge_silence(quiet)
+            or (self._buffer is not None and self._is_slow_reader(now) and self._time_out(Rule.MIN_RATE))
+            or (self._mask & READABLE and self._judge_frame(now))
+        )
+        if not is_ended and limits.life > 0 and self._phase == OPEN and now - self.born > self._life():
             self._grow_old(now)
 
-    def _judge_frame(self, now: float) -> None:
-        """End a connection whose frame takes too long to come."""
+    def _judge_silence(self, quiet: float) -> bool:
+        """End a connection on which nothing has happened for too long; return whether it has ended."""
+        if 0 < self._service.limits.idle < quiet and not self.is_busy and not self._has_arrived():
+            return self._time_out(Rule.IDLE)
+        if self._phase == CLOSING and quiet > STALLED_SECONDS:
+            self.reason = "stalled"
+            words = f"the peer took nothing for {STALLED_SECONDS} s"
+            self._service.report_timeout(words, self.serial, self.peer)
+            self._lose(None)
+            return True
+        return False
+
+    def _judge_frame(self, now: float) -> bool:
+        """End a connection whose frame takes too long to come; return whether it has ended."""
         begun = getattr(self._protocol, "frame_begun", None)
         if begun is None:
-            return
-        limits, age = self._service.limits, now - begun
-        if 0 < limits.message < age:
-            self._time_out(Rule.MESSAGE)
-        elif age > RATE_SECONDS and SLOW_FRAME_BYTES <= self._protocol.pending_bytes < age * limits.min_rate:
-            self._time_out(Rule.MIN_RATE)
+            return False
+        limits, age = self._service.limits, now - begun - COARSE_SECONDS
+        if 0 < limits.message < age and self._time_out(Rule.MESSAGE):
+            return True
+        is_slow = age > RATE_SECONDS and SLOW_FRAME_BYTES <= self._protocol.pending_bytes < age * limits.min_rate
+        return is_slow and self._time_out(Rule.MIN_RATE)
 
     def _is_slow_reader(self, now: float) -> bool:
         """Whether the peer has taken too little of what waits for it, for long enough to say so."""
@@ -91,10 +101,14 @@ class TimedOutlet(Outlet):
             return False
         taken = self._count_taken(buffer.taken)
         if buffer.watched_at is None or buffer.watched_at < self._service.site.pressure.awoke_at:
-            buffer.watched_at, buffer.taken_before = now, taken
-        elif now - buffer.watched_at >= RATE_SECONDS:
+            buffer.watched_at, buffer.taken_before = now, None
+            return False
+        waited = now - buffer.watched_at
+        if buffer.taken_before is None:  # what the peer's kernel has room for is no sign of its reading
+            buffer.taken_before = taken if waited >= GRACE_SECONDS else None
+        elif waited >= RATE_SECONDS:
             is_slow = taken - buffer.taken_before < min_rate * (RATE_SECONDS - GRACE_SECONDS)
-            buffer.watched_at, buffer.taken_before = now, taken
+            buffer.watched_at, buffer.taken_before = now - GRACE_SECONDS, taken
             return is_slow
         return False
 
@@ -125,14 +139,21 @@ class TimedOutlet(Outlet):
         except OSError:
             return False
 
-    def _time_out(self, rule: Rule) -> None:
-        if self._service.enforces_once(rule, self.serial, self.peer):
-            self._service.report_timeout(rule.key, self.serial, self.peer)
-            self._lose(None)
+    def _time_out(self, rule: Rule) -> bool:
+        """End it for a rule; return False if that is only tried."""
+        if not self._service.enforces_once(rule, self.serial, self.peer):
+            return False
+        self.reason = rule.key
+        self._service.report_timeout(rule.key, self.serial, self.peer)
+        self._lose(None)
+        return True
 
     def _has_to_read(self) -> bool:
-        return self._service.enforces_once(Rule.BUFFER, self.serial, self.peer)
+        has_to = self._service.enforces_once(Rule.BUFFER, self.serial, self.peer)
+        self.reason = Rule.BUFFER.key if has_to else self.reason
+        return has_to
 
-    def evict_soon(self) -> None:
-        """End it for the sake of others; who calls has counted why."""
+    def evict_soon(self, reason: str) -> None:
+        """End it for the sake of others, or of an order; who calls has counted why."""
+        self.reason = reason
         self._lose_soon(None)

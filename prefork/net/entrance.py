@@ -25,39 +25,53 @@ NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends 
 
 
 def enter(sock: socket.socket, peer: Any, service: Service) -> None:
-    """Let a connection in, or turn it away."""
-    if not has_room(service, peer):
+    """Let a connection in, or turn it away; who may not come in makes nobody else give way."""
+    guard, host = service.guard, host_of(peer)
+    is_balancer = guard is not None and bool(host) and guard.is_balancer(host)
+    if guard is not None and is_balancer:
+        key = 0 if guard.tolerates_balancer(host, service.enforces) else None
+    else:
+        key = guard.admit(host, service.enforces) if guard is not None and host else 0
+    if key is None:
         turn_away(sock, service)
         return
-    guard = service.guard
-    host = host_of(peer)
-    if guard is None or not host:
-        begin(sock, peer, service, service.ledger.count_opened())
-    elif guard.is_balancer(host):
+    if not has_room(service, peer, is_balancer):
+        if guard is not None and key:
+            guard.give_back(key)
+        turn_away(sock, service)
+    elif guard is not None and is_balancer:
         HeaderArrival(sock, peer, service, guard)
     else:
-        key = guard.admit(host, service.enforces)
-        if key is None:
-            turn_away(sock, service)
-            return
         serial = service.ledger.count_opened()
-        if key:
+        if guard is not None and key:
             guard.claim(serial, key)
         begin(sock, peer, service, serial)
 
 
-def has_room(service: Service, peer: Any) -> bool:
-    """Whether a limit of the worker or of the listener lets one more in; the oldest may give way for it."""
+def has_room(service: Service, peer: Any, is_balancer: bool) -> bool:
+    """Whether a limit of the worker or of the listener lets one more in; the oldest may give way for it.
+
+    Args:
+        is_balancer: for whom it is, and whether that one may come in, is told later.
+    """
     site = service.site
-    if service.is_full:
-        oldest = None
-        if service.limits.when_full == "oldest" and "connections" not in service.limits.dry_run:
-            oldest = site.pressure.find_oldest(service.name, service.transports())
-        if service.enforces(Rule.CONNECTIONS, peer if oldest is None else oldest.peer):
-            if oldest is None:
-                return False
-            oldest.evict_soon()
+    if service.is_full and not (is_balancer and evicts(service)) and not make_room(service, peer):
+        return False
     return site.tally.open < site.pressure.max_open or not service.enforces(Rule.DESCRIPTORS, peer)
+
+
+def evicts(service: Service) -> bool:
+    return service.limits.when_full == "oldest" and "connections" not in service.limits.dry_run
+
+
+def make_room(service: Service, peer: Any) -> bool:
+    """Let the oldest idle connection of a full listener give way; return False if the one who comes has to."""
+    oldest = service.site.pressure.find_oldest(service.name, service.transports()) if evicts(service) else None
+    if not service.enforces(Rule.CONNECTIONS, peer if oldest is None else oldest.peer):
+        return True
+    if oldest is not None:
+        oldest.evict_soon(Rule.CONNECTIONS.key)
+    return oldest is not None
 
 
 def turn_away(sock: socket.socket, service: Service) -> None:
@@ -88,11 +102,11 @@ def begin(sock: socket.socket, peer: Any, service: Service, serial: int) -> None
 class HeaderArrival:
     """Watches the socket of a balancer until its PROXY header has told whom it stands for, or it is too late."""
 
-    __slots__ = ("_guard", "_peer", "_serial", "_service", "_socket", "deadline")
+    __slots__ = ("_guard", "_serial", "_service", "_socket", "deadline", "peer")
 
     def __init__(self, sock: socket.socket, peer: Any, service: Service, guard: Guard) -> None:
         self._socket = sock
-        self._peer = peer
+        self.peer = peer
         self._service = service
         self._guard = guard
         self._serial = service.ledger.count_opened()
@@ -117,11 +131,14 @@ class HeaderArrival:
 
     def _go_on(self, header: ProxyHeader) -> None:
         service, guard, serial = self._service, self._guard, self._serial
-        peer = self._peer if header.is_local else header.peer
+        peer = self.peer if header.is_local else header.peer
         host = "" if header.is_local else host_of(peer)
         key = guard.admit(host, service.enforces) if host else 0
-        if key is None:
-            self._close()
+        is_over = service.ledger.open > service.limits.connections
+        if key is None or (is_over and evicts(service) and not make_room(service, peer)):
+            if key:
+                guard.give_back(key)
+            self.close()
             return
         if key:
             guard.claim(serial, key)
@@ -130,15 +147,19 @@ class HeaderArrival:
         begin(self._socket, peer, service, serial)
 
     def _refuse(self, reason: str) -> None:
-        if self._service.enforces(Rule.PROXY, self._peer):
-            self._service.log.debug("the PROXY header of %s: %s", self._peer, reason)
-            self._close()
+        if self._service.enforces(Rule.PROXY, self.peer):
+            self._service.log.debug("the PROXY header of %s: %s", self.peer, reason)
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Turn it away."""
         self._service.site.selector.forget(self._socket.fileno())
         turn_away(self._socket, self._service)
         self._service.count_closed(self._serial)
 
-    def expire(self, reason: str = "limits.handshake has passed") -> None:
+    def expire(self) -> None:
         """End it: it is too late."""
-        self._refuse(reason)
+        if self._service.enforces_once(Rule.HANDSHAKE, self._serial, self.peer):
+            self.close()
+        else:
+            self.deadline = math.inf

@@ -30,17 +30,21 @@ class BanBoard:
         self.is_any = False
         self._read()
 
-    def refresh(self) -> bool:
-        """Read the notice if it is new; return whether it was."""
-        return self._notice.version != self._version and self._read()
+    @property
+    def version(self) -> int:
+        """Of what was read last."""
+        return self._version
 
-    def _read(self) -> bool:
+    def refresh(self) -> None:
+        """Read the notice if it is new."""
+        if self._notice.version != self._version:
+            self._read()
+
+    def _read(self) -> None:
         found = self._notice.read()
-        if found is None:
-            return False
-        self._version, text = found
-        self._bans, self.is_any = Bans.unpack(text), bool(text)
-        return True
+        if found is not None:
+            self._version, text = found
+            self._bans, self.is_any = Bans.unpack(text), bool(text)
 
     def covers(self, packed: bytes) -> bool:
         """Whether an address is banned."""
@@ -77,15 +81,17 @@ class Guard:
         """Find out whether anybody is banned now."""
         self.is_strict = self._is_walled or self._board.is_any
 
-    def is_banned(self, packed: bytes) -> bool:
-        return self._board.covers(packed)
-
     def is_balancer(self, host: str) -> bool:
         """Whether a peer must tell with a PROXY header whom it stands for."""
         if self.balancers is None:
             return False
         packed = pack_host(host)
         return packed is not None and self.balancers.admits(packed)
+
+    def tolerates_balancer(self, host: str, enforces: Enforces) -> bool:
+        """Whether a balancer may come: the lists are for clients, but a ban is for whom it names."""
+        packed = pack_host(host)
+        return packed is None or not (self._board.covers(packed) and enforces(Rule.BAN, host))
 
     def admit(self, host: str, enforces: Enforces) -> int | None:
         """Return the key that a connection is counted under, 0 if it is not; None: it is refused.
@@ -106,16 +112,18 @@ class Guard:
             return 0
         sources = self._sources
         key = sources.key_of(self._prefix + source_of(packed, limits.prefix_v4, limits.prefix_v6))
-        now = time.monotonic()
-        if self._has_rates and self._is_too_fast(key, enforces, host, now):
+        now, of_source, of_all = time.monotonic(), limits.per_ip_rate, limits.rate
+        if of_source and not sources.hit(key, of_source, now) and enforces(Rule.PER_IP_RATE, host):
             return None
-        if not per_ip:
-            return 0
-        if not sources.enter(key, per_ip, now):
+        if per_ip and not sources.enter(key, per_ip, now):
             if enforces(Rule.PER_IP, host):
                 return None
             sources.enter(key, 0, now)
-        return key
+        if of_all and not sources.hit(self._all, of_all, now) and enforces(Rule.RATE, host):
+            if per_ip:
+                sources.leave(key)
+            return None
+        return key if per_ip else 0
 
     def tolerates_peer(self, peer: Any, enforces: Enforces) -> bool:
         """Whether a datagram of a peer may come in."""
@@ -128,12 +136,9 @@ class Guard:
             return False
         return not (self._board.covers(packed) and enforces(Rule.BAN, host))
 
-    def _is_too_fast(self, key: int, enforces: Enforces, host: str, now: float) -> bool:
-        limits, sources = self._limits, self._sources
-        of_source, of_all = limits.per_ip_rate, limits.rate
-        if of_source and not sources.hit(key, of_source, now) and enforces(Rule.PER_IP_RATE, host):
-            return True
-        return bool(of_all) and not sources.hit(self._all, of_all, now) and enforces(Rule.RATE, host)
+    def give_back(self, key: int) -> None:
+        """Take note that a connection was counted in vain."""
+        self._sources.leave(key)
 
     def claim(self, serial: int, key: int) -> None:
         """Remember under which key a connection is counted."""

@@ -37,7 +37,7 @@ class Arrival:
 class Handshake:
     """Watches a socket until TLS is agreed upon, refused, or too late."""
 
-    __slots__ = ("_alpn", "_arrival", "_context", "_fd", "_mask", "_service", "_tls", "deadline")
+    __slots__ = ("_alpn", "_arrival", "_begun_at", "_context", "_fd", "_mask", "_service", "_tls", "deadline")
 
     def __init__(self, arrival: Arrival, context: ssl.SSLContext, service: Service, alpn: tuple[str, ...]) -> None:
         self._arrival = arrival
@@ -50,6 +50,7 @@ class Handshake:
             READABLE | EDGE | ENDS if alpn else READABLE
         )  # half a hello is looked at again when more comes
         now = service.site.loop.time()
+        self._begun_at = now
         self.deadline = now + service.limits.handshake if service.limits.handshake else math.inf
         under_way = self._under_way
         if len(under_way) >= service.limits.handshakes:
@@ -59,6 +60,11 @@ class Handshake:
     @property
     def _under_way(self) -> dict[Any, None]:
         return self._service.ledger.handshakes
+
+    @property
+    def peer(self) -> Any:
+        """Who has come."""
+        return self._arrival.peer
 
     @property
     def mask(self) -> int:
@@ -119,10 +125,15 @@ class Handshake:
         return self._arrival.sock if self._tls is None else self._tls
 
     def _agree(self, sock: TlsSocket) -> None:
+        service = self._service
+        if service.guard is not None and not service.guard.tolerates_peer(self.peer, service.enforces):
+            self._fail(PermissionError("its network may not connect any more"))
+            return
         self._expect(READABLE)
         del self._under_way[self]
-        ledger = self._service.ledger
+        ledger = service.ledger
         ledger.count(Count.HANDSHAKES)
+        ledger.note_handshake(self._service.site.loop.time() - self._begun_at)
         if sock.session_reused:
             ledger.count(Count.RESUMED)
         self._arrival.on_agreed(sock)

@@ -1,6 +1,6 @@
 """What one listener has counted in one worker, written to its block of the worker's page.
 
-Bytes are counted in attributes and written with each beat; all else at once.
+Bytes are counted by each connection and written once a second; all else at once.
 
 Knows: the cells of one listener. Does not know: who reads them, why something is counted.
 """
@@ -11,7 +11,18 @@ from itertools import count
 from typing import Any
 
 from prefork.net.tally import Tally
-from prefork.scoreboard import REJECTED, TRIED, Count, Rule, block
+from prefork.scoreboard import (
+    DURATION,
+    DURATION_BOUNDS,
+    HANDSHAKE,
+    HANDSHAKE_BOUNDS,
+    REJECTED,
+    TRIED,
+    Count,
+    Rule,
+    block,
+    observe,
+)
 
 OPEN, ACCEPTED, CLOSED = int(Count.OPEN), int(Count.ACCEPTED), int(Count.CLOSED)  # touched for each connection
 DATAGRAMS = int(Count.DATAGRAMS)
@@ -23,11 +34,11 @@ class Ledger:
     Attributes:
         open: connections now.
         cells: its block of the worker's page.
-        received: bytes, ever.
-        sent: bytes that the kernel has taken, ever.
+        received: bytes of connections that have ended.
+        sent: the same, as the kernel has taken them.
         kept: bytes that had to wait for slow readers, since that was last looked at.
         handshakes: those under way, the oldest first.
-        tried: which connections have run against which rule in a dry run.
+        tried: the rules that connections have run against in a dry run, by their numbers.
     """
 
     __slots__ = (
@@ -56,7 +67,7 @@ class Ledger:
         self.open = self._accepted = self._closed = 0
         self.received = self.sent = self.kept = 0
         self.handshakes: dict[Any, None] = {}
-        self.tried: set[tuple[int, Rule]] = set()
+        self.tried: dict[int, set[Rule]] = {}
 
     def count_opened(self) -> int:
         """Count a new connection; return its number."""
@@ -83,20 +94,30 @@ class Ledger:
     def count_rule(self, rule: Rule, is_dry: bool) -> None:
         self.cells[(TRIED if is_dry else REJECTED) + rule] += 1
 
+    def note_end(self, seconds: float, received: int, sent: int) -> None:
+        """Take note of a connection's age and bytes at its end."""
+        self.received += received
+        self.sent += sent
+        observe(self.cells, DURATION, DURATION_BOUNDS, seconds)
+
+    def note_handshake(self, seconds: float) -> None:
+        observe(self.cells, HANDSHAKE, HANDSHAKE_BOUNDS, seconds)
+
     def is_first_try(self, serial: int, rule: Rule) -> bool:
         """Return whether a connection runs against a rule for the first time."""
-        size = len(self.tried)
-        self.tried.add((serial, rule))
-        return len(self.tried) > size
+        rules = self.tried.setdefault(serial, set())
+        size = len(rules)
+        rules.add(rule)
+        return len(rules) > size
 
     def forget(self, serial: int) -> None:
         """Take note that a connection has ended."""
-        self.tried = {tried for tried in self.tried if tried[0] != serial}
+        self.tried.pop(serial, None)
 
     def count_datagrams(self, number: int) -> None:
         self.cells[DATAGRAMS] += number
 
-    def flush(self) -> None:
-        """Write down the bytes."""
-        self.cells[Count.RECEIVED_BYTES] = self.received
-        self.cells[Count.SENT_BYTES] = self.sent
+    def flush(self, received: int, sent: int) -> None:
+        """Write down the bytes: those of ended connections, and these of the open ones."""
+        self.cells[Count.RECEIVED_BYTES] = self.received + received
+        self.cells[Count.SENT_BYTES] = self.sent + sent

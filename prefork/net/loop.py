@@ -13,6 +13,7 @@ import math
 import select
 import selectors
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +23,8 @@ READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 EDGE = select.EPOLLET
 EXCLUSIVE = select.EPOLLEXCLUSIVE  # wakes one of the processes that wait, epoll_ctl(2)
+# Seconds of a turn, for its histogram.
+TURN_BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 MAX_EVENTS = 256  # per turn; the rest is reported by the next, epoll_wait(2) goes round
 
 
@@ -41,7 +44,8 @@ class Selector(selectors.BaseSelector):
         self._keys: dict[int, selectors.SelectorKey] = {}
 
         self._woke_at = time.monotonic()
-        self._longest_turn = 0.0
+        self._longest_turn = self._busy = 0.0
+        self._turns = [0] * (len(TURN_BOUNDS) + 1)
         self.is_attached = False  # to a Loop, which tells when asyncio has something to do
         self.is_due = True
 
@@ -94,6 +98,16 @@ class Selector(selectors.BaseSelector):
                 if timeout <= 0:
                     return ready
 
+    @property
+    def turns(self) -> list[int]:
+        """How many turns there were within each of TURN_BOUNDS, and beyond the last."""
+        return self._turns
+
+    @property
+    def busy(self) -> float:
+        """How long the loop was at work, ever, in seconds."""
+        return self._busy
+
     def take_longest_turn(self) -> float:
         """Return the longest time between two looks at the descriptors since the last call, in seconds."""
         longest, self._longest_turn = self._longest_turn, 0.0
@@ -111,6 +125,8 @@ class Selector(selectors.BaseSelector):
         # connection: that one then gets an event that is not its own. All watchers try a non-blocking call
         # and take EAGAIN for an answer, so this costs a system call and nothing else.
         turn = time.monotonic() - self._woke_at
+        self._busy += turn
+        self._turns[bisect_left(TURN_BOUNDS, turn)] += 1
         if turn > self._longest_turn:
             self._longest_turn = turn
         batch = self._poll(timeout, MAX_EVENTS)

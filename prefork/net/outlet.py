@@ -49,6 +49,8 @@ class Outlet(asyncio.Transport):
     Attributes:
         touched: when a byte last went in or out, CLOCK_MONOTONIC, to about a second.
         held: what was written in the read event that is in progress, b"" nothing yet; None: there is none.
+        received: bytes from the peer.
+        sent: bytes that the kernel has taken.
         owes: None until the peer has said something, True while that is unanswered, then False.
     """
 
@@ -62,6 +64,8 @@ class Outlet(asyncio.Transport):
         "_socket",
         "held",
         "owes",
+        "received",
+        "sent",
         "touched",
     )
 
@@ -74,6 +78,7 @@ class Outlet(asyncio.Transport):
         self._mask = READABLE
         self._protocol: Any = None
         self.owes: bool | None = None
+        self.received = self.sent = 0
         self.touched = service.site.now
 
     @property
@@ -144,7 +149,7 @@ class Outlet(asyncio.Transport):
                 sent = self._socket.send(data)
             except OSError as error:
                 sent = self._on_send_error(error)
-            self._service.ledger.sent += sent
+            self.sent += sent
             if sent == len(data):
                 return
         self._keep(memoryview(data)[sent:] if sent else data)
@@ -220,7 +225,7 @@ class Outlet(asyncio.Transport):
         try:
             while buffer.size:
                 sent = self._socket.sendmsg(buffer.vectors(), (), more)
-                self._service.ledger.sent += sent
+                self.sent += sent
                 buffer.drop(sent)
         except (BlockingIOError, InterruptedError):
             self._set_mask(self._mask | WRITABLE)

@@ -56,14 +56,19 @@ class Pressure:
         """
         for is_new in (False, True):
             if is_new:
-                idle = (t for t in transports if not t.is_closing() and not t.is_busy)
+                idle = (t for t in transports if is_evictable(t))
                 found = nsmallest(EVICTED_AT_ONCE, ((t.touched, t.serial, t) for t in idle))
                 self._oldest[name] = [(touched, t) for touched, _, t in reversed(found)]
             while known := self._oldest.get(name):
                 touched, transport = known.pop()
-                if transport.touched == touched and not transport.is_closing():
+                if transport.touched == touched and is_evictable(transport):
                     return transport
         return None
+
+
+def is_evictable(transport: Any) -> bool:
+    """Whether a connection has nothing under way that its end would lose."""
+    return not (transport.is_closing() or transport.is_busy or transport.owes is True)
 
 
 def shed(transports: Iterable[Any], limit: int) -> tuple[int, list[Any]]:

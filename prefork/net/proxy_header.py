@@ -21,6 +21,7 @@ from prefork.errors import RemoteProtocolError
 
 V1_SIGNATURE, V2_SIGNATURE = b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"
 SIGNATURES: tuple[bytes, bytes] = (V1_SIGNATURE, V2_SIGNATURE)
+SIGNATURE_BYTES = len(V2_SIGNATURE)
 MAX_HEADER_BYTES = 4096  # of nginx, NGX_PROXY_PROTOCOL_MAX_HEADER
 MAX_V1_BYTES = 107  # of the specification, 2.1, with CRLF
 

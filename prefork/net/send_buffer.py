@@ -39,7 +39,7 @@ class SendBuffer:
         self.over_since: float | None = None
         self.taken = 0  # bytes that the kernel took, ever
         self.watched_at: float | None = None  # since when its reader is watched, and what was taken by then
-        self.taken_before = 0
+        self.taken_before: int | None = None
 
     def append(self, data: bytes | memoryview) -> None:
         self._chunks.append(data)

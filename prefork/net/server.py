@@ -15,6 +15,7 @@ from prefork.firewall import OPEN_TO_ALL, Firewalls, pack_host
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.datagram_app import build_datagram_app
 from prefork.net.datagram_sockets import DatagramSockets
+from prefork.net.entrance import HeaderArrival
 from prefork.net.framings import build_framing
 from prefork.net.guard import BanBoard, Guard, host_of
 from prefork.net.handler import build_protocol_factory
@@ -27,6 +28,7 @@ from prefork.watch import Watch
 
 LAST_WORDS_SECONDS = 0.25  # for handlers that are cancelled at the end of a drain
 
+COUNT_SECONDS = 1.0  # between two looks at the bytes of all connections
 LAST_ACCEPTS_SECONDS = 0.25  # a round trip, for handshakes under way when a server stops
 
 log = logging.getLogger("prefork")
@@ -71,7 +73,9 @@ class Server:
         self.site = site
         self._reserve = Reserve()
         self._is_last = False
+        self._next_count = 0.0
         self._board = BanBoard(scoreboard.notice)
+        self._banned_version = self._board.version
         self._sources = SourceTable(scoreboard.rows, seat)
         self._acceptors: dict[tuple[str, int], Acceptor] = {}
         self._datagrams = DatagramSockets()
@@ -96,16 +100,36 @@ class Server:
         return service
 
     def tell_time(self) -> None:
-        """Pass the pulse's time on to the services."""
+        """Pass the pulse's time on to the services, and do what is due."""
         for service in self._services.values():
             service.now = self.site.now
-            service.ledger.flush()
-        if self._board.refresh():
+            self._end_late(service)
+        if self.site.now >= self._next_count:
+            self._next_count = self.site.now + COUNT_SECONDS
+            self.write_bytes()
+        self._board.refresh()
+        if self._board.version != self._banned_version:
+            self._banned_version = self._board.version
             self._end_banned()
             for service in self._services.values():
                 if service.guard is not None:
                     service.guard.look()
         self.site.tally.write(Cell.FULL, int(self._is_full()))
+
+    def _end_late(self, service: Service) -> None:
+        """End handshakes, the oldest first, whose time is over: the sweep would come up to a second too late."""
+        while (first := next(iter(service.ledger.handshakes), None)) and first.deadline <= service.now:
+            first.expire()
+
+    def write_bytes(self) -> None:
+        """Write down what all connections have moved; called about once a second."""
+        moved = {service: [0, 0] for service in self._services.values()}
+        for transport in transports(self.site):
+            sums = moved[transport.service]
+            sums[0] += transport.received
+            sums[1] += transport.sent
+        for service, (received, sent) in moved.items():
+            service.ledger.flush(received, sent)
 
     def _is_full(self) -> bool:
         """Whether nobody new is accepted for any listener."""
@@ -115,10 +139,18 @@ class Server:
     def _end_banned(self) -> None:
         """End the connections of those who are banned from now on."""
         for transport in transports(self.site):
-            guard, packed = transport.service.guard, pack_host(host_of(transport.peer))
-            is_banned = guard is not None and packed is not None and guard.is_banned(packed)
-            if is_banned and transport.service.enforces(Rule.BAN, transport.peer):
-                transport.evict_soon()
+            if self._is_banned(transport.peer) and transport.service.enforces(Rule.BAN, transport.peer):
+                transport.evict_soon(Rule.BAN.key)
+        for handshake in self.handshakes:
+            if self._is_banned(handshake.peer):
+                handshake.expire("its network is banned")
+        for watcher in list(self.site.selector.watchers.values()):
+            if isinstance(watcher, HeaderArrival) and self._is_banned(watcher.peer):
+                watcher.close()
+
+    def _is_banned(self, peer: Any) -> bool:
+        packed = pack_host(host_of(peer))
+        return packed is not None and self._board.covers(packed)
 
     @property
     def names(self) -> list[str]:
@@ -185,6 +217,7 @@ class Server:
 
     def close(self) -> None:
         """Close what is left, at the worker's end."""
+        self.write_bytes()
         self.stop_accepting()
         self._datagrams.close()
 

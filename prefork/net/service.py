@@ -19,8 +19,8 @@ from typing import Any
 from prefork.config.limits import Limits
 from prefork.errors import RemoteProtocolError
 from prefork.framing import Complaint, Decoder, Framing
-from prefork.net.fold import Fold
 from prefork.net.guard import Guard
+from prefork.net.journal import Journal
 from prefork.net.ledger import Ledger
 from prefork.net.loop import Selector
 from prefork.net.pressure import Pressure, shed
@@ -87,7 +87,7 @@ class Worksite:
     nothing: asyncio.Future[None] = field(init=False)  # what an awaitable that need not wait returns
     pool: ThreadPoolExecutor = field(init=False)
     handlers: int = 0  # coroutine handlers at work
-    fold: Fold = field(default_factory=Fold)
+    journal: Journal = field(default_factory=Journal)
     pressure: Pressure = field(default_factory=Pressure)
     on_empty: Callable[[], None] | None = None  # called when a draining worker has nothing open
 
@@ -191,12 +191,21 @@ class Service:
         if ledger.kept > self.limits.buffers:
             ledger.kept, gone = shed(self.transports(), self.limits.buffers)
             for transport in gone:
-                if self.enforces(Rule.BUFFERS, transport.peer):
-                    transport.evict_soon()
+                if self.enforces_once(Rule.BUFFERS, transport.serial, transport.peer):
+                    transport.evict_soon(Rule.BUFFERS.key)
+                else:
+                    ledger.kept = 0  # they stay: they are looked at again when as much more has come
 
     def transports(self) -> list[Any]:
         """Return the open connections."""
         return [w for w in self.site.selector.watchers.values() if getattr(w, "service", None) is self]
+
+    def note_end(self, transport: Any) -> None:
+        """Write down what there is to say of a connection whose protocol is through with it."""
+        site = self.site
+        now = site.loop.time()
+        self.ledger.note_end(now - transport.born, transport.received, transport.sent)
+        site.journal.note_end(transport, now)
 
     def enforces(self, rule: Rule, peer: object, is_told: bool = False) -> bool:
         """Count what runs against a rule, and tell it, folded; return False if the rule is only tried.
@@ -207,7 +216,7 @@ class Service:
         is_dry = rule.key in self.limits.dry_run
         self.ledger.count_rule(rule, is_dry)
         kind = f"{rule.key} (dry run)" if is_dry else rule.key
-        if (is_dry or not is_told) and self.site.fold.admits(self.name, kind, self.site.now):
+        if (is_dry or not is_told) and self.site.journal.admits(self.name, kind, self.site.now):
             level = logging.DEBUG if rule in EVERYDAY else logging.INFO
             verdict = "would be refused" if is_dry else "refused"
             self.log.log(level, "connection from %s %s: %s", peer, verdict, REASONS[rule])
@@ -249,11 +258,11 @@ class Service:
             trace = trace.tb_next
         place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         kind = f"{type(error).__name__}{place}"
-        return self.site.fold.admits(self.name, kind, self.site.now, MOST_TRACEBACKS)
+        return self.site.journal.admits(self.name, kind, self.site.now, MOST_TRACEBACKS)
 
     def tell_peer(self, what: str, serial: int, peer: object) -> None:
         """Log why a peer is refused, in one line; many refusals for one reason are folded."""
-        if self.site.fold.admits(self.name, re.sub("[0-9]+", "#", what), self.site.now):
+        if self.site.journal.admits(self.name, re.sub("[0-9]+", "#", what), self.site.now):
             self.log.info("connection %s from %s refused: %s", self.name_connection(serial), peer, what)
 
     def when_begun(self, before: float | None, decoder: Decoder) -> float | None:
@@ -277,7 +286,7 @@ class Service:
         self.ledger.count(Count.SKIPPED)
         if complaint.error is not None:
             self.ledger.count(Count.ERRORS)
-        if self.site.fold.admits(self.name, complaint.reason, self.site.now):
+        if self.site.journal.admits(self.name, complaint.reason, self.site.now):
             level = logging.INFO if complaint.error is None else logging.ERROR
             name = self.name_connection(transport.serial)
             message = "a frame of %s from %s was passed over: %s"

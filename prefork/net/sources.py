@@ -23,6 +23,7 @@ KEY, OPEN, RATE, ENTRY_CELLS = 0, 1, 2, 4  # of an entry: cells of 8 bytes, the 
 ENTRY_BYTES = 8 * ENTRY_CELLS
 BUCKET_BYTES = WAYS * ENTRY_BYTES
 TRIES = 64  # of two workers that step back from each other; each goes its own pace
+MAX_HOMELESS = 4096  # of those without a connection
 KEY_BITS = (1 << 64) - 1
 FIELD_BITS = 20  # of a rate: the window's second, the hits of the window before, those of this one
 FIELD = (1 << FIELD_BITS) - 1
@@ -75,8 +76,6 @@ class SourceTable:
         homeless = self._homeless.get(key)
         if homeless is not None:
             homeless[OPEN] -= 1
-            if not homeless[OPEN]:
-                del self._homeless[key]
             return
         self._cells[self._own[key] + OPEN] -= 1
 
@@ -129,6 +128,8 @@ class SourceTable:
                 cells[at + KEY] = key
                 self._own[key] = at
                 return cells, at
+        if len(self._homeless) >= MAX_HOMELESS:
+            self._homeless = {key: entry for key, entry in self._homeless.items() if entry[OPEN]}
         homeless = self._homeless[key] = [key, 0, 0, 0]
         return homeless, 0
 

@@ -23,7 +23,7 @@ from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN
 from prefork.net.passage import Passage, send_file
 from prefork.net.peer import Credentials
-from prefork.net.proxy_header import has_signature
+from prefork.net.proxy_header import SIGNATURE_BYTES, has_signature
 from prefork.net.service import USER_ERRORS, Service
 from prefork.scoreboard import Rule
 
@@ -60,14 +60,17 @@ class StreamTransport(TimedOutlet):
 
     def expect_no_header(self) -> None:
         """Refuse a PROXY header, which only balancers may send; it would come first."""
-        deliver = self._deliver
+        deliver, begun = self._deliver, b""
 
         def deliver_first(data: bytes) -> None:
-            self._deliver = deliver
-            if has_signature(data) and self._service.enforces(Rule.PROXY, self.peer):
+            nonlocal begun
+            begun += data[:SIGNATURE_BYTES]
+            if has_signature(begun) and self._service.enforces(Rule.PROXY, self.peer):
                 self._lose_soon(None)
-            else:
-                deliver(data)
+                return
+            if len(begun) >= SIGNATURE_BYTES:
+                self._deliver = deliver
+            deliver(data)
 
         self._deliver = deliver_first
 
@@ -95,9 +98,8 @@ class StreamTransport(TimedOutlet):
         if not data:
             self._on_eof()
             return
-        service = self._service
-        self.touched = service.now
-        service.ledger.received += len(data)
+        self.touched = self._service.now
+        self.received += len(data)
         self.held = b""
         try:
             self._deliver(data)
@@ -116,7 +118,7 @@ class StreamTransport(TimedOutlet):
                 sent = self._socket.send(data)
             except OSError as error:
                 sent = self._on_send_error(error)
-            service.ledger.sent += sent
+            self.sent += sent
             if sent != len(data):
                 self._keep(memoryview(data)[sent:])
         elif held is not None:
@@ -233,6 +235,7 @@ class StreamTransport(TimedOutlet):
 
     def cut(self) -> None:
         """End now: the drain's time is over."""
+        self.reason = "cut"
         if hasattr(self._protocol, "cancel_handler"):
             self._protocol.cancel_handler()
         self.abort()
@@ -249,6 +252,7 @@ class StreamTransport(TimedOutlet):
 
     def _fail(self, error: BaseException) -> None:
         """User code raised: that costs this connection."""
+        self.reason = "error"
         self._report(error)
         self.close()
 
@@ -282,6 +286,9 @@ class StreamTransport(TimedOutlet):
     def _part(self, error: OSError | None) -> None:
         """Tell the protocol, and break the circle of references with it."""
         self._phase = CLOSED
+        if error is not None and not self.reason:
+            self.reason = "broken"
+        self._service.note_end(self)
         if self._protocol is not None:
             self._tell("connection_lost", error)
         self._buffer = None

@@ -6,16 +6,21 @@ Knows: the course, the books, reloads. Does not know: sockets, the loop, how a c
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 from prefork.errors import LocalProtocolError
 from prefork.process.bans import BanList
+from prefork.process.census import take_census
 from prefork.process.course import Course, Ending
+from prefork.process.recent import Recent
 from prefork.process.reload import Staff
 from prefork.process.reloads import Reloads
-from prefork.process.report import describe_workers, explain_unready, sum_counters
+from prefork.process.report import describe_listeners, describe_workers, explain_unready, sum_counters
+from prefork.process.securing import describe_certificates
+from prefork.process.verbosity import Verbosity
 
 Reply = Callable[[Any], None]
 
@@ -23,8 +28,14 @@ Reply = Callable[[Any], None]
 class Commands:
     """Answers requests; what it raises is an answer too."""
 
-    def __init__(self, course: Course, reloads: Reloads, staff: Staff, bans: BanList) -> None:
+    def __init__(
+        self, course: Course, reloads: Reloads, staff: Staff, bans: BanList, verbosity: Verbosity
+    ) -> None:
         self._bans = bans
+        self._verbosity = verbosity
+        self._recent = Recent()
+        logging.getLogger("prefork").addHandler(self._recent)
+        self._started_at = staff.clock()
         self._course = course
         self._reloads = reloads
         self._staff = staff
@@ -37,6 +48,12 @@ class Commands:
             "ban": self._ban,
             "unban": self._unban,
             "bans": self._list_bans,
+            "conns": self._list_connections,
+            "kick": self._kick,
+            "logs": self._logs,
+            "census": self._census,
+            "config": self._config,
+            "events": self._events,
         }
 
     def answer(self, command: str, arguments: dict[str, Any], reply: Reply) -> None:
@@ -64,7 +81,7 @@ class Commands:
         reply({"change": self._course.scale(self._course.target.count + number if is_relative else number)})
 
     def _stop(self, arguments: dict[str, Any], reply: Reply) -> None:
-        delay = self._staff.delay()
+        delay = self._staff.current().config.timeouts.delay
         self._course.end(Ending.IMMEDIATE if arguments.get("now") else Ending.DELAYED, delay)
         reply({"stopping": True})
 
@@ -83,6 +100,7 @@ class Commands:
     def _status(self, _: dict[str, Any], reply: Reply) -> None:
         last, target = self._reloads.last, self._course.target
         counted = sum_counters(self._staff.crew)
+        why = self._explain()
         counted["counters"]["dropped"] = self._staff.ports.dropped
         reply(
             {
@@ -91,7 +109,12 @@ class Commands:
                 "target": target.count,
                 "state": "stopping" if self._course.ending else "running",
                 "workers": describe_workers(self._staff.crew, self._staff.clock()),
-                "listeners": self._staff.ports.bound(),
+                "listeners": describe_listeners(self._staff.crew, self._staff.ports.bound()),
+                "uptime": round(self._staff.clock() - self._started_at, 3),
+                "ready": not why,
+                "why": why,
+                "certificates": describe_certificates(self._staff.current().plan.securities),
+                "bans": self._bans.describe(),
                 **counted,
                 "last_reload": {
                     "verdict": last.verdict if last else None,
@@ -102,7 +125,56 @@ class Commands:
         )
 
     def _health(self, _: dict[str, Any], reply: Reply) -> None:
-        why = ["the server stops"] if self._course.ending else []
-        crew = self._staff.crew
-        why += explain_unready(crew.roster, self._course.target, crew.is_lagging, self._staff.clock())
+        why = self._explain()
         reply({"ready": not why, "why": why})
+
+    def _explain(self) -> list[str]:
+        crew = self._staff.crew
+        why = ["the server stops"] if self._course.ending else []
+        return why + explain_unready(crew.roster, self._course.target, crew.is_lagging, self._staff.clock())
+
+    def _census(self, _: dict[str, Any], reply: Reply) -> None:
+        last = self._reloads.last
+        reply(
+            take_census(self._staff.crew, self._staff.ports)
+            | {
+                "certificates": describe_certificates(self._staff.current().plan.securities),
+                "is_reload_good": last is None or last.verdict == "committed",
+                "generation": self._course.target.generation,
+                "target": self._course.target.count,
+                "pids": [[r.slot, r.pid] for r in self._staff.crew.roster.records if r.pid is not None],
+            }
+        )
+
+    def _list_connections(self, arguments: dict[str, Any], reply: Reply) -> None:
+        """The largest movers first, or the oldest."""
+        limit, order = arguments.get("limit"), arguments.get("order", "age")
+        slot = arguments.get("slot")
+        records = [r for r in self._staff.crew.roster.records if slot is None or r.slot == slot]
+
+        def conclude(rows: list[Any], _missing: list[int]) -> None:
+            rows.sort(
+                key=lambda row: row["age"] if order == "age" else row["received"] + row["sent"], reverse=True
+            )
+            reply(rows[: limit if isinstance(limit, int) else None])
+
+        self._staff.crew.surveys.ask(records, "conns", arguments, conclude)
+
+    def _kick(self, arguments: dict[str, Any], reply: Reply) -> None:
+        name = str(arguments.get("id", ""))
+        records = self._staff.crew.roster.records
+        self._staff.crew.surveys.ask(
+            records, "kick", {"id": name}, lambda rows, missing: reply({"kicked": rows, "silent": missing})
+        )
+
+    def _logs(self, arguments: dict[str, Any], reply: Reply) -> None:
+        duration = arguments.get("duration")
+        self._verbosity.change(str(arguments.get("level", "")), None if duration is None else str(duration))
+        reply({"level": arguments.get("level")})
+
+    def _config(self, _: dict[str, Any], reply: Reply) -> None:
+        reply(list(self._staff.current().effective))
+
+    def _events(self, arguments: dict[str, Any], reply: Reply) -> None:
+        since = arguments.get("since", 0)
+        reply(self._recent.since(since if isinstance(since, int) else 0))

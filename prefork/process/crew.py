@@ -20,8 +20,10 @@ from prefork.config import Config, LogConfig
 from prefork.errors import ChannelError
 from prefork.process.channel import Channel, open_pair
 from prefork.process.kernel import Kernel
-from prefork.process.messages import Drain, Fact, Failed, Order, Ready, ReopenLogs, Spawn, Spawned, Tired
+from prefork.process.messages import Drain, Fact, Failed, Found, Order, Ready, ReopenLogs, Spawn, Spawned, Tired
 from prefork.process.roster import Event, Roster, State, WorkerRecord
+from prefork.process.surveys import Surveys
+from prefork.process.tolls import Tolls
 from prefork.scoreboard import Cell, Page, Scoreboard, read_counters
 
 STACK_SECONDS = 0.2  # for a worker that stands still to write down where
@@ -81,6 +83,8 @@ class Crew:
         self.roster = Roster()
         self._scoreboard = scoreboard
         self.totals: dict[tuple[int, str], Counter[int]] = {}  # by slot and listener, of workers that are gone
+        self.tolls = Tolls()
+        self.surveys = Surveys(clock)
         self._kernel = kernel
         self._clock = clock
         self._selector = selector
@@ -114,6 +118,7 @@ class Crew:
         now = self._clock()
         record = WorkerRecord(slot, generation, now, deadline=now + config.timeouts.boot, link=link)
         self.roster.add(record)
+        self.tolls.note_spawn(slot)
         self._selector.register(channel, selectors.EVENT_READ, lambda: self._on_message(record))
         mold.send(Spawn(slot, seat), (theirs.fileno(), their_stack))
         theirs.close()
@@ -202,6 +207,8 @@ class Crew:
             self._on_ready(record)
         elif isinstance(fact, Failed):
             record.link.failure = fact
+        elif isinstance(fact, Found):
+            self.surveys.take(record, fact)
         elif isinstance(fact, Tired):
             record.is_tired = True
             log.info("worker %d g%d was asked to go by %s", record.slot, record.generation, fact.reason)
@@ -209,6 +216,7 @@ class Crew:
     def _on_ready(self, record: WorkerRecord) -> None:
         now = self._clock()
         if self.roster.apply(record, Event.READY) is State.READY:
+            self.tolls.note_start(now - record.started_at)
             self._was_ever_ready = True
             record.ready_at = now
             record.deadline = now + record.link.config.timeouts.beat
@@ -311,6 +319,8 @@ class Crew:
         link, now = record.link, self._clock()
         was_ordered = record.state in (State.DRAINING, State.DYING) and link.failure is None
         self.roster.remove(record)
+        self.surveys.forget(record)
+        self.tolls.note_exit(record.slot, link.page, how="ordered" if was_ordered else "crashed", code=reason)
         for place, listener in enumerate(link.config.listeners):
             totals = self.totals.setdefault((record.slot, listener.name), Counter())
             totals.update(read_counters(link.page, place))

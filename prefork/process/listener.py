@@ -155,9 +155,15 @@ class Listener:
         return not self.is_datagram and self._is_steered and bool(steered) and len(self.sockets) - 1 > max(steered)
 
     def is_queue_empty(self) -> bool:
-        """Whether nobody waits at the last socket: for a listening one, tcpi_unacked is its accept queue."""
-        state = self.sockets[-1].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_UNACKED + 4)
-        return int.from_bytes(state[TCP_INFO_UNACKED:], sys.byteorder) == 0
+        """Whether nobody waits at the last socket."""
+        return count_queued(self.sockets[-1]) == 0
+
+    @property
+    def queued(self) -> int:
+        """How many connections wait to be accepted; of a unix socket the kernel does not tell."""
+        if self.sockets[0].family == socket.AF_UNIX or self.is_datagram:
+            return 0
+        return sum(map(count_queued, self.sockets))
 
     def shrink(self) -> None:
         """Close the last socket. Only the last: any other's place in the group would go to the last."""
@@ -241,3 +247,9 @@ class Listener:
                 os.unlink(self.address.path)
         except OSError:  # somebody has removed it already, or its directory
             pass
+
+
+def count_queued(sock: socket.socket) -> int:
+    """Return the length of an accept queue: of a listening socket it is tcpi_unacked, tcp_get_info() in tcp.c."""
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_UNACKED + 4)
+    return int.from_bytes(state[TCP_INFO_UNACKED:], sys.byteorder)

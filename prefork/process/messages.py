@@ -107,8 +107,37 @@ class ReopenLogs(Order):
     """To any child: write to this file from now on. Descriptors: the file, or none for standard error."""
 
 
+@dataclass(frozen=True, slots=True)
+class SetLevel(Order):
+    """To a worker: log from this level on."""
+
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey(Order):
+    """To a worker: answer a question of the operator's by `Found`, in one part or more."""
+
+    number: int
+    command: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Fact):
+    """A part of the answer to a question."""
+
+    number: int
+    rows: list[Any]
+    is_last: bool
+
+
 KINDS: dict[str, type[Fact | Order]] = {
-    kind.__name__: kind for kind in (Spawned, Ready, Failed, Tired, Spawn, Cover, Uncover, Drain, ReopenLogs)
+    kind.__name__: kind
+    for kind in (
+        *(Spawned, Ready, Failed, Tired, Spawn, Cover, Uncover, Drain, ReopenLogs),
+        *(SetLevel, Survey, Found),
+    )
 }
 
 

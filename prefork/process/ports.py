@@ -134,6 +134,12 @@ class Ports:
             for key, lis in self._listeners.items()
         ]
 
+    def queues(self) -> dict[str, int]:
+        """Return how many connections wait to be accepted, by listener."""
+        return {
+            listener.name: listener.queued for listener in self._listeners.values() if not listener.is_datagram
+        }
+
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel had no room for, ever."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefork.address import parse_address
-from prefork.config import Config, Loaded, describe_changes, read_config
+from prefork.config import Config, Loaded, describe_changes, describe_effective, read_config
 from prefork.errors import BootError, ConfigError, PreforkError
 from prefork.log import LineHandler, build_handler, open_log
 from prefork.process.cpus import count_workers
@@ -60,6 +60,7 @@ class Generation:
 
     plan: Plan
     count: int  # of workers, when the generation began
+    effective: Sequence[Mapping[str, Any]] = ()  # each value of the config, and its origin
 
     @property
     def number(self) -> int:
@@ -88,7 +89,7 @@ class Staff:
     foundry: Foundry
     ports: Ports
     clock: Callable[[], float]
-    delay: Callable[[], float]  # timeouts.delay of the current config
+    current: Callable[[], Generation]
 
 
 class Phase(enum.Enum):
@@ -267,7 +268,7 @@ def build_generation(
         securities=securities,
         datagrams=datagrams,
     )
-    return Generation(plan, count_workers(config.workers))
+    return Generation(plan, count_workers(config.workers), describe_effective(loaded))
 
 
 def find_datagrams(loaded: Loaded, inheritance: Inheritance) -> frozenset[str]:

@@ -23,6 +23,11 @@ class Reloads:
         self._waiting: list[Waiter] = []
 
     @property
+    def begun(self) -> int:
+        """How many reloads there were, the one under way included."""
+        return self._next_number - 2
+
+    @property
     def coming_count(self) -> int:
         """How many workers the reload that is under way would bring."""
         generation = self.running.generation if self.running is not None else None

@@ -6,13 +6,15 @@ Knows: the books. Does not know: who asks, how the answer travels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefork.config.limits import TRIALS
 from prefork.process.crew import Crew
 from prefork.process.roster import Roster, State, Target
-from prefork.scoreboard import COUNTERS, REJECTED, TRIED, Cell, Rule, read_counters
+from prefork.scoreboard import COUNTERS, REJECTED, TRIED, Cell, Count, Rule, block, read_counters
+
+SUMMED = (Count.ACCEPTED, Count.CLOSED, Count.ERRORS, Count.DATAGRAMS, Count.RECEIVED_BYTES, Count.SENT_BYTES)
 
 
 def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
@@ -30,6 +32,8 @@ def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
                 "accepted": page[Cell.ACCEPTED],
                 "uptime": round(now - record.started_at, 3),
                 "rss": page[Cell.RSS],
+                "busy": round(page[Cell.LOAD] / 1e6, 3),
+                "lag": round(page[Cell.LAG] / 1e9, 4),
             }
         )
     return rows
@@ -52,6 +56,30 @@ def sum_counters(crew: Crew) -> dict[str, dict[str, int]]:
         "rejected": {rule.key: sums[REJECTED + rule] for rule in Rule},
         "dry_run": {rule.key: sums[TRIED + rule] for rule in Rule if rule.key in TRIALS},
     }
+
+
+def describe_listeners(crew: Crew, bound: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return name, address and sums of each listener."""
+    rows = {row["name"]: dict.fromkeys(SUMMED, 0) for row in bound}
+    open_now = dict.fromkeys(rows, 0)
+    for (_, name), cells in crew.totals.items():
+        for count in SUMMED if name in rows else ():
+            rows[name][count] += cells[count]
+    for record in crew.roster.records:
+        for place, listener in enumerate(record.link.config.listeners):
+            page = block(record.link.page, place)
+            for count in SUMMED if listener.name in rows else ():
+                rows[listener.name][count] += page[count]
+            if listener.name in rows:
+                open_now[listener.name] += page[Count.OPEN]
+    return [
+        {
+            **row,
+            "connections": open_now[row["name"]],
+            **{count.name.lower(): number for count, number in rows[row["name"]].items()},
+        }
+        for row in bound
+    ]
 
 
 def explain_unready(roster: Roster, target: Target, is_lagging: Callable[[Any], bool], now: float) -> list[str]:

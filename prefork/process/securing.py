@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from prefork.config import Loaded
 from prefork.errors import ConfigError
@@ -93,3 +94,16 @@ def open_keylog(path: str, owner: tuple[int, int] | None) -> None:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def describe_certificates(securities: Mapping[str, Security]) -> list[dict[str, Any]]:
+    """Return a row for each certificate of each listener: whose it is, and when it ends."""
+    return [
+        {
+            "listener": name,
+            "subject": ", ".join(certificate.names) or certificate.path,
+            "ends_at": certificate.ends_at,
+        }
+        for name, security in securities.items()
+        for certificate in security.certificates
+    ]

@@ -27,14 +27,28 @@ from prefork.net.loop import READABLE, Selector, new_loop
 from prefork.net.pulse import Pulse
 from prefork.net.server import Loadout, Server
 from prefork.net.service import USER_ERRORS, Draining, Worksite
+from prefork.net.survey import answer_survey
 from prefork.net.tally import Tally
 from prefork.process.channel import Channel
 from prefork.process.kernel import close_all_but, die_with_parent
 from prefork.process.loading import Apps, describe_failure, import_apps
-from prefork.process.messages import Cover, Drain, Ready, ReopenLogs, Spawn, Spawned, Tired, Uncover
+from prefork.process.messages import (
+    Cover,
+    Drain,
+    Found,
+    Ready,
+    ReopenLogs,
+    SetLevel,
+    Spawn,
+    Spawned,
+    Survey,
+    Tired,
+    Uncover,
+)
 from prefork.process.plan import Plan
 
 BEAT_SECONDS = 0.25  # or a quarter of timeouts.beat, if that is less
+ROWS_PER_PACKET = 100  # of an answer; each has some 300 bytes
 ORPHAN_SECONDS = 2.0  # to finish what is open when the master is gone
 ORPHAN_ALARM_SECONDS = 3  # for a loop that stands still then
 
@@ -117,6 +131,7 @@ class Worker:
         page = self._plan.scoreboard.page(self._order.seat)
         site = Worksite(loop, selector, Tally(page), Draining(), label)
         plan = self._plan
+        site.journal.share = plan.config.log.access
         loadout = Loadout(apps.found, plan.firewalls, plan.securities, plan.datagrams)
         self._server = Server(plan.config.listeners, loadout, site, plan.scoreboard, self._order.seat)
         self._give_up_ports = self._server.close
@@ -158,6 +173,10 @@ class Worker:
                 self._server.unwatch(order.listener, order.slot)
             elif isinstance(order, Drain):
                 self._drain(order)
+            elif isinstance(order, Survey):
+                self._answer(order)
+            elif isinstance(order, SetLevel):
+                logging.root.setLevel(order.level.upper())
             elif isinstance(order, ReopenLogs) and fds:
                 self._plan.log.redirect(fds[0])
 
@@ -176,6 +195,17 @@ class Worker:
             self._server.hasten(order.seconds, leave, self._is_over.set)
         else:
             self._server.drain(order.seconds, leave, order.is_last, self._is_over.set)
+
+    def _answer(self, survey: Survey) -> None:
+        """Answer a question in parts that fit into a packet."""
+        try:
+            rows = answer_survey(self._server.site, self._order.slot, survey.command, survey.arguments)
+        except (PreforkError, ValueError, TypeError) as error:
+            log.error("cannot answer a question: %s", error)
+            rows = []
+        for start in range(0, max(1, len(rows)), ROWS_PER_PACKET):
+            part = rows[start : start + ROWS_PER_PACKET]
+            self._channel.send(Found(survey.number, part, start + ROWS_PER_PACKET >= len(rows)))
 
     def _on_beat(self) -> None:
         self._server.tell_time()

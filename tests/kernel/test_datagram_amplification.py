@@ -22,7 +22,7 @@ def counted(server: Whole, first: int = REJECTED) -> int:
     return int(block(server.scoreboard.page(0), 0)[first + Rule.AMPLIFICATION])
 
 
-def answer_much(data: bytes, peer: Any, reply: Any) -> None:  # noqa: ARG001  # an app's arguments
+def answer_much(data: bytes, peer: Any, reply: Any) -> None:  # an app's arguments
     reply(bytes(5000))
 
 

@@ -13,14 +13,15 @@ import pytest
 from tools.disorder.catalogue import SCENARIOS, run_scenario
 
 TIMED_ONLY = {"health", "stall"}
-WITH_CERTIFICATE = {"tls-reload"}
+WITH_CERTIFICATE = {"tls-reload", "stuck-handshakes"}
+SLOW = {"slow-read"}  # limits.min_rate judges over 13 s
 
 
 def names() -> list[Any]:
     """Return what is played here; what needs a certificate cannot be without the command that makes one."""
     mark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl to make a certificate")
-    chosen = [name for name in SCENARIOS if name not in TIMED_ONLY]
-    return [pytest.param(name, marks=mark if name in WITH_CERTIFICATE else ()) for name in chosen]
+    marks = {**dict.fromkeys(WITH_CERTIFICATE, mark), **dict.fromkeys(SLOW, pytest.mark.slow)}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in SCENARIOS if name not in TIMED_ONLY]
 
 
 @pytest.mark.parametrize("name", names())

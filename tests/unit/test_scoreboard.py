@@ -44,7 +44,7 @@ def test_a_seat_is_clean_when_it_is_lent_again_and_its_neighbours_are_as_they_we
         for cell in Cell:
             page[cell] = seat + 1
     scoreboard.give_back(1)
-    assert [list(scoreboard.page(seat)[: len(Cell)]) for seat in range(3)] == [
+    assert [[scoreboard.page(seat)[cell] for cell in Cell] for seat in range(3)] == [
         [1] * len(Cell),
         [0] * len(Cell),
         [3] * len(Cell),
@@ -108,8 +108,8 @@ def test_a_ledger_and_its_tally_tell_their_page_of_every_change() -> None:
     ledgers[0].count(Count.ERRORS)
     ledgers[0].count_rule(Rule.PER_IP, is_dry=False)
     ledgers[0].count_rule(Rule.PER_IP, is_dry=True)
-    ledgers[1].received, ledgers[1].sent = 7, 8
-    ledgers[1].flush()
+    ledgers[1].note_end(0.5, 7, 8)
+    ledgers[1].flush(0, 0)
     tally.write(Cell.RSS, 4096)
     assert (page[Cell.ACCEPTED], page[Cell.OPEN], page[Cell.RSS]) == (4, 3, 4096)
     first, second = read_counters(page, 0), read_counters(page, 1)

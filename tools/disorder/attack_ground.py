@@ -102,7 +102,7 @@ class Raiding:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What an attack may do to a good client: its p99 at most so many times, its rate at least so many per cent."""
+    """What an attack may do to good clients: a p99 so many times as long, so many per cent left of their rate."""
 
     ratio: float | None = None
     percent: float | None = None
@@ -177,7 +177,7 @@ class Ground:
             outcome.expect_at_most(f"{label}: failed", before.failed + after.failed, 0)
             ratio, percent = after.p99 / max(before.p99, 0.001), 100 * after.rate / max(before.rate, 0.001)
             if bounds.ratio is not None:
-                outcome.expect_at_most(f"{label}: p99", ratio, bounds.ratio, "×")
+                outcome.expect_at_most(f"{label}: p99", ratio, bounds.ratio, "x")
             if bounds.percent is not None:
                 outcome.expect_at_least(f"{label}: rate", percent, bounds.percent, "%")
 
@@ -207,15 +207,15 @@ def listener(name: str, app: str, scheme: str = "tcp", **options: Any) -> dict[s
 
 def settings(*listeners: dict[str, Any], module: str = apps.ECHO, workers: int = 4) -> Settings:
     """Return what a config with these listeners needs; its log is as an operator has it."""
-    extra = {"listeners": list(listeners)}
+    extra = {"listeners": list(listeners), "log": {"level": "info", "format": "text"}}
     return Settings(workers=workers, module=module, beat="10s", extra=extra)
 
 
 def counters(server: Server) -> dict[str, Any]:
-    """Return all counters of `status`."""
+    """Return the counters of `status` by name, and under `rejected` those of the rules."""
     with server.control() as control:
-        found: dict[str, Any] = control.ask("status")["counters"]
-    return found
+        found = control.ask("status")
+    return {**found["counters"], "rejected": found["rejected"]}
 
 
 def worker_pids(server: Server) -> list[int]:

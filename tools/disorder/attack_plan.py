@@ -29,7 +29,7 @@ class Raid:
     `sources`: addresses 127.`net`.x.y. `texts` are what they send, in hex: one for each attacker, in turn.
     `begin`: so many bytes of it at once, then one byte `every` so many seconds; 0: all at once.
     `sip_bytes`: what SIP takes each second, and `receive_buffer` its SO_RCVBUF; 0: the kernel's.
-    `is_back`: who was told to go comes again at once. `limit` bounds the life of the process.
+    `limit` bounds the life of the process.
     """
 
     port: int
@@ -43,7 +43,6 @@ class Raid:
     every: float = 0.0
     sip_bytes: int = 10
     receive_buffer: int = 0
-    is_back: bool = False
     seed: int = 1
     limit: float = 120.0
 
@@ -66,8 +65,8 @@ class Report:
     """What attackers have met.
 
     Attributes:
-        counts: connected, open, ended (by the server), refused, local (no port or descriptor), received (bytes),
-            sent, answered, inflated (answers that nobody asked for), late.
+        counts: connected, open, ended (by the server), refused, local (no port, descriptor or buffer), sent,
+            received (bytes), and of datagrams answered, unasked (an answer that is no question's echo), errors.
         lives: how long the server kept each that it ended, in ms.
     """
 
@@ -75,7 +74,7 @@ class Report:
     lives: list[float] = field(default_factory=list)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps({"counts": self.counts, "lives": self.lives})
 
     @classmethod
     def from_json(cls, text: str) -> Report:

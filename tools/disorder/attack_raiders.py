@@ -75,7 +75,7 @@ class Raiders:
                     self._on_order()
                 elif fd in self._raiders:
                     self._on_event(self._raiders[fd], mask)
-            self._do_due(time.monotonic())
+            self._run_due(time.monotonic())
         self.report.counts["open"] = len(self._raiders)
         for raider in self._raiders.values():
             raider.sock.close()
@@ -88,7 +88,7 @@ class Raiders:
         due = self._agenda[0][0] if self._agenda else self._begun + self.raid.limit
         return max(0.0, due - time.monotonic())
 
-    def _do_due(self, now: float) -> None:
+    def _run_due(self, now: float) -> None:
         while self._agenda and self._agenda[0][0] <= now:
             when, _, raider = heapq.heappop(self._agenda)
             if raider is None:
@@ -204,10 +204,6 @@ class Raiders:
         self.report.counts["ended"] += 1
         self.report.lives.append(round((time.monotonic() - raider.begun) * 1000, 1))
         self._drop(raider)
-        if self.raid.is_back:
-            if not self._left:
-                self._schedule(time.monotonic(), None)
-            self._left += 1
 
     def _drop(self, raider: Raider) -> None:
         del self._raiders[raider.fd]
@@ -221,8 +217,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(int(raid.limit) + 10)
     os.nice(_NICER)
-    manners = {Manner.STORM: Storm, Manner.DATAGRAM: Datagrams}
-    print(manners.get(raid.manner, Raiders)(raid).run().to_json(), flush=True)
+    print(_crowd(raid).run().to_json(), flush=True)
+
+
+def _crowd(raid: Raid) -> Raiders | Storm | Datagrams:
+    if raid.manner is Manner.STORM:
+        return Storm(raid)
+    return Datagrams(raid) if raid.manner is Manner.DATAGRAM else Raiders(raid)
 
 
 if __name__ == "__main__":

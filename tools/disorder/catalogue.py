@@ -13,7 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.disorder import costs, datagrams, deaths, endings, handshakes, reloads, sharing
+from tools.disorder import (
+    attack_crowding,
+    attack_noise,
+    attack_slowness,
+    costs,
+    datagrams,
+    deaths,
+    endings,
+    handshakes,
+    reloads,
+    sharing,
+)
 from tools.disorder.certificate import CertificateError
 from tools.disorder.control import ControlError
 from tools.disorder.load import LoadError
@@ -67,7 +78,31 @@ _ALL = (
     Scenario("heap", "200 MB heap, preload: ≤ 15 MB private per worker", costs.heap),
     Scenario("health", "`prefork health` ≤ 60 ms of CPU", costs.health),
 )
-SCENARIOS = {scenario.name: scenario for scenario in _ALL}
+_ATTACKS = (
+    Scenario(
+        "slowloris-header", "10,000 lines without an end: good p99 ≤ 2 x, ended in time", attack_slowness.header
+    ),
+    Scenario(
+        "slowloris-body", "10,000 frames without an end: good p99 ≤ 2 x, ended in time", attack_slowness.body
+    ),
+    Scenario("slow-read", "readers of 10 B/s: ended ≤ 15 s, their memory bounded", attack_slowness.slow_read),
+    Scenario(
+        "stuck-handshakes", "1,000 half hellos: ended ≤ 10 s, others' p99 ≤ 2 x", attack_slowness.stuck_handshakes
+    ),
+    Scenario("reset-storm", "connect + RST for 60 s: fds as before, nothing spins", attack_crowding.reset_storm),
+    Scenario(
+        "descriptors", "256 fds, 2,000 clients: CPU < 10 %, excess told ≤ 100 ms", attack_crowding.descriptors
+    ),
+    Scenario("one-source", "5,000 of one source: 256 open; others' p99 ± 10 %", attack_crowding.one_source),
+    Scenario("idle-flood", "idle ones from 5,000 sources: the good ones are served", attack_crowding.idle_flood),
+    Scenario(
+        "random-datagrams", "1 M random datagrams: answers ≤ 1 x, all counted", attack_noise.random_datagrams
+    ),
+    Scenario("garbage", "to every framing: no worker dies, each refusal counted", attack_noise.garbage),
+)
+_EVERY = (*_ALL, *_ATTACKS)
+GROUPS = {"attack": tuple(scenario.name for scenario in _ATTACKS)}
+SCENARIOS = {scenario.name: scenario for scenario in _EVERY}
 
 
 def run_scenario(

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.disorder.catalogue import SCENARIOS, run_scenario
+from tools.disorder.catalogue import GROUPS, SCENARIOS, run_scenario
 from tools.disorder.outcome import Check, Outcome
 
-_WIDTH = 15
+_WIDTH = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,13 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list:
-        print("\n".join(f"{s.name:{_WIDTH}} {s.goal}" for s in SCENARIOS.values()))
+        print(listing())
         return 0
-    unknown = [name for name in options.names if name not in SCENARIOS]
+    names = [name for given in options.names for name in GROUPS.get(given, (given,))]
+    unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)} (see --list)")
     outcomes = []
-    for name in options.names or SCENARIOS:
+    for name in names or SCENARIOS:
         outcome = run_scenario(name, short=options.short, seconds=options.seconds, keep=options.keep)
         outcomes.append(outcome)
         if not options.json:
@@ -41,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = sum(outcome.seconds for outcome in outcomes)
         print(f"{passed} of {len(outcomes)} scenarios hold, {seconds:.0f} s")
     return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def listing() -> str:
+    """Return the scenarios with their goals, one a line."""
+    return "\n".join(f"{s.name:{_WIDTH}} {s.goal}" for s in SCENARIOS.values())
 
 
 def render(outcome: Outcome, *, verbose: bool = False) -> str:
@@ -71,8 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/chaos",
         description="Do harm to a real prefork server under verified load, and count every kind of failure.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"groups: {', '.join(GROUPS)}\n\nscenarios:\n{listing()}".replace("%", "%%"),
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios to run; all if none is named")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="scenarios or groups to run; all if none is named"
+    )
     parser.add_argument("--short", action="store_true", help="a few seconds per scenario")
     parser.add_argument("--seconds", type=float, metavar="N", help="the length of the harm in each scenario")
     parser.add_argument("--list", action="store_true", help="name the scenarios and their goals")

@@ -144,12 +144,13 @@ def master_kill(scene: Scene) -> None:
     scene.record("long", load.finish())
     server.write_config(replace(server.settings, ports={"echo": port}))
     server.restart()
-    scene.outcome.expect_at_most("answers after its start", _time_to_answer(port, within=10), 1.0, "s")
+    scene.outcome.expect_at_most("answers after its start", time_to_answer(port, within=10), 1.0, "s")
     scene.settle(server)
     scene.leave(server)
 
 
-def _time_to_answer(port: int, within: float) -> float:
+def time_to_answer(port: int, within: float) -> float:
+    """Return after how many seconds a new client is answered; infinite: it is not, within so many."""
     begun = time.monotonic()
     while time.monotonic() - begun < within:
         if _answers(port):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-_OF_TIME = frozenset({"s", "ms", "×", "%"})  # units of times, of their ratios, and of shares of a CPU
+_OF_TIME = frozenset({"s", "ms", "x", "%"})  # units of times, of their ratios, and of shares of a CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

@@ -1,0 +1,226 @@
+"""The text that Prometheus scrapes: names, labels and values, in the format 0.0.4 of its exposition.
+
+Knows: what the numbers of a census are called. Does not know: where they come from, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prefork.config.limits import TRIALS
+from prefork.net.loop import TURN_BOUNDS
+from prefork.process.tolls import START_BOUNDS
+from prefork.scoreboard import (
+    DURATION,
+    DURATION_BOUNDS,
+    HANDSHAKE,
+    HANDSHAKE_BOUNDS,
+    REJECTED,
+    TRIED,
+    Count,
+    Rule,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ENDS = {"error": Count.ERRORS, "cut": Count.CUT, "timed_out": Count.TIMED_OUT, "broken": Count.BROKEN}
+PLAIN = {
+    "connections_accepted_total": (Count.ACCEPTED, "Connections that were accepted."),
+    "connections_turned_away_total": (Count.REFUSED, "Connections told to go: no descriptor was left."),
+    "received_bytes_total": (Count.RECEIVED_BYTES, "Bytes from clients."),
+    "sent_bytes_total": (Count.SENT_BYTES, "Bytes to clients that the kernel has taken."),
+    "frames_skipped_total": (Count.SKIPPED, "Frames over the limit or not good that were passed over."),
+    "datagrams_received_total": (Count.DATAGRAMS, "Datagrams that were read."),
+    "datagrams_unsent_total": (Count.UNSENT, "Datagrams that could not be sent."),
+}
+
+Cells = Mapping[str, int]  # by the number of the cell, as JSON has it
+
+
+class Page:
+    """Lines of metrics, each family under its help and type."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]) -> None:
+        """Add a family.
+
+        Args:
+            samples: labels as they are written within braces, empty for none, and the value.
+        """
+        self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        self._lines += [
+            f"{name}{{{labels}}} {value:.17g}" if labels else f"{name} {value:.17g}" for labels, value in samples
+        ]
+
+    def histograms(self, name: str, text: str, bounds: Sequence[float], rows: Iterable[Any]) -> None:
+        """Add a family of histograms.
+
+        Args:
+            rows: labels, a count for each bound and one for the rest, the sum in seconds.
+        """
+        self._lines += [f"# HELP {name} {text}", f"# TYPE {name} histogram"]
+        for labels, counts, seconds in rows:
+            total, comma = 0, "," if labels else ""
+            for bound, count in zip([*map(repr, bounds), "+Inf"], counts, strict=True):
+                total += count
+                self._lines.append(f'{name}_bucket{{{labels}{comma}le="{bound}"}} {total}')
+            braces = f"{{{labels}}}" if labels else ""
+            self._lines += [f"{name}_sum{braces} {seconds:.9g}", f"{name}_count{braces} {total}"]
+
+    def text(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+
+def label(name: str, value: object) -> str:
+    """Return a label, its value escaped."""
+    text = str(value).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return f'{name}="{text}"'
+
+
+def expose(census: Mapping[str, Any]) -> str:
+    """Return the metrics of a census."""
+    page = Page()
+    _add_listeners(page, census)
+    _add_slots(page, census)
+    _add_server(page, census)
+    return page.text()
+
+
+def _where(row: Sequence[Any]) -> str:
+    return f"{label('listener', row[0])},{label('slot', row[1])}"
+
+
+def _get(cells: Cells, number: int) -> int:
+    return cells.get(str(int(number)), 0)
+
+
+def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
+    rows = census["listeners"]
+    page.family(
+        "prefork_connections", "gauge", "Open connections.", [(_where(row), row[2]) for row in census["open"]]
+    )
+    for name, (count, text) in PLAIN.items():
+        page.family(f"prefork_{name}", "counter", text, [(_where(row), _get(row[2], count)) for row in rows])
+    page.family("prefork_connections_closed_total", "counter", "Connections that ended, by reason.", _ends(rows))
+    page.family(
+        "prefork_rejected_total", "counter", "What ran against a rule of limits, by rule.", _rejections(rows)
+    )
+    page.family("prefork_tls_handshakes_total", "counter", "TLS handshakes, by result.", _handshakes(rows))
+    for name, text, first, bounds in (
+        ("connection_duration_seconds", "Age of connections at their end.", DURATION, DURATION_BOUNDS),
+        ("tls_handshake_seconds", "Time of TLS handshakes.", HANDSHAKE, HANDSHAKE_BOUNDS),
+    ):
+        size = len(bounds) + 1
+        page.histograms(
+            f"prefork_{name}",
+            text,
+            bounds,
+            [
+                (_where(r), [_get(r[2], first + i) for i in range(size)], _get(r[2], first + size) / 1e9)
+                for r in rows
+            ],
+        )
+    queues = census["queues"].items()
+    page.family(
+        "prefork_accept_queue_length",
+        "gauge",
+        "Connections that wait to be accepted.",
+        [(label("listener", name), length) for name, length in queues],
+    )
+
+
+def _ends(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
+    for row in rows:
+        known = {reason: _get(row[2], count) for reason, count in ENDS.items()}
+        known["done"] = max(0, _get(row[2], Count.CLOSED) - sum(known.values()))
+        yield from ((f"{_where(row)},{label('reason', reason)}", number) for reason, number in known.items())
+
+
+def _rejections(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
+    for row in rows:
+        for rule in Rule:
+            where = f"{_where(row)},{label('rule', rule.key)}"
+            yield f'{where},dry_run="false"', _get(row[2], REJECTED + rule)
+            if rule.key in TRIALS:
+                yield f'{where},dry_run="true"', _get(row[2], TRIED + rule)
+
+
+def _handshakes(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
+    for row in rows:
+        resumed = _get(row[2], Count.RESUMED)
+        full = max(0, _get(row[2], Count.HANDSHAKES) - resumed)
+        results = {"full": full, "resumed": resumed, "failed": _get(row[2], Count.UNSECURED)}
+        yield from ((f"{_where(row)},{label('result', result)}", number) for result, number in results.items())
+
+
+def _add_slots(page: Page, census: Mapping[str, Any]) -> None:
+    slots = census["slots"]
+
+    def of(name: str) -> list[tuple[str, float]]:
+        return [(label("slot", row["slot"]), row[name]) for row in slots]
+
+    page.family("prefork_loop_utilization_ratio", "gauge", "Share of the last second at work.", of("load"))
+    page.family("prefork_loop_longest_turn_seconds", "gauge", "Longest turn in the last second.", of("lag"))
+    page.family("process_resident_memory_bytes", "gauge", "Resident memory, of all workers of a slot.", of("rss"))
+    for name, text in (
+        ("process_cpu_seconds_total", "CPU time of the workers that live."),
+        ("process_open_fds", "Open descriptors."),
+        ("process_pss_bytes", "Memory, what is shared counted in parts."),
+    ):
+        kind = "counter" if name.endswith("_total") else "gauge"
+        known = [(label("slot", row["slot"]), row[name]) for row in slots if name in row]
+        page.family(name, kind, text, known)
+    page.histograms(
+        "prefork_loop_turn_seconds",
+        "Time between two looks at the descriptors.",
+        TURN_BOUNDS,
+        [(label("slot", row["slot"]), row["turns"], row["busy"] / 1e9) for row in slots],
+    )
+
+
+def _add_server(page: Page, census: Mapping[str, Any]) -> None:
+    def by(name: str, numbers: Mapping[str, int]) -> list[tuple[str, float]]:
+        return [(label(name, key), number) for key, number in numbers.items()]
+
+    exits = [(f"{label('how', how)},{label('code', code)}", number) for how, code, number in census["exits"]]
+    ends = [
+        (f"{label('listener', one['listener'])},{label('subject', one['subject'])}", one["ends_at"])
+        for one in census["certificates"]
+        if one["ends_at"] is not None
+    ]
+    page.family("prefork_workers", "gauge", "Workers, by state.", by("state", census["states"]))
+    page.family("prefork_workers_wanted", "gauge", "How many there are to be.", [("", census["target"])])
+    page.family(
+        "prefork_generation", "gauge", "Number of the generation that serves.", [("", census["generation"])]
+    )
+    page.family(
+        "prefork_worker_spawns_total", "counter", "Workers that were spawned.", by("reason", census["spawns"])
+    )
+    page.family("prefork_worker_exits_total", "counter", "Workers that ended, by exit code or signal.", exits)
+    page.family(
+        "prefork_config_reload_success",
+        "gauge",
+        "1 if the last reload was committed, or there was none.",
+        [("", int(census["is_reload_good"]))],
+    )
+    page.family(
+        "prefork_listen_overflows_total",
+        "counter",
+        "Full accept queues, of all listening sockets of this network.",
+        [("", census["overflows"])],
+    )
+    page.family(
+        "prefork_datagrams_dropped_total",
+        "counter",
+        "Datagrams that a socket had no room for.",
+        [("", census["dropped"])],
+    )
+    page.family("prefork_tls_certificate_expiry_timestamp_seconds", "gauge", "When a certificate ends.", ends)
+    page.histograms(
+        "prefork_worker_start_seconds",
+        "From the order to the first ready word.",
+        START_BOUNDS,
+        [("", census["starts"], census["start_seconds"])],
+    )

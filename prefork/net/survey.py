@@ -1,0 +1,97 @@
+"""What an operator asks a worker: who is connected; and what is done to one connection.
+
+Knows: open connections, what may be asked of them. Does not know: who asks, how answers travel.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from prefork.errors import LocalProtocolError
+from prefork.net.guard import host_of
+from prefork.net.pulse import transports
+from prefork.net.service import Worksite
+from prefork.net.transport import StreamTransport
+
+MAX_PEER_CHARACTERS = 120
+
+
+def answer_survey(site: Worksite, slot: int, command: str, arguments: dict[str, Any]) -> list[Any]:
+    """Return the rows that a question gets.
+
+    Raises:
+        LocalProtocolError: there is no such question, or it is asked wrongly.
+    """
+    if command == "conns":
+        return list(list_connections(site, slot, arguments))
+    if command == "kick":
+        return kick(site, str(arguments.get("id", "")))
+    raise LocalProtocolError(f"there is no question {command!r}")
+
+
+def list_connections(site: Worksite, slot: int, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return a row for each connection that is wanted.
+
+    Args:
+        wanted: any of `listener` (a name), `peer` (a network), `older` and `idle` (seconds).
+    """
+    now = site.loop.time()
+    network = None
+    if wanted.get("peer"):
+        try:
+            network = ipaddress.ip_network(str(wanted["peer"]), strict=False)
+        except ValueError as error:
+            raise LocalProtocolError(f"cannot look for {wanted['peer']!r}: it is no network") from error
+    for transport in transports(site):
+        row = describe(transport, slot, now)
+        if wanted.get("listener") not in (None, row["listener"]):
+            continue
+        if row["age"] < float(wanted.get("older") or 0) or row["idle"] < float(wanted.get("idle") or 0):
+            continue
+        if network is None or is_within(host_of(transport.peer), network):
+            yield row
+
+
+def describe(transport: StreamTransport, slot: int, now: float) -> dict[str, Any]:
+    """Return what is known of a connection."""
+    service = transport.service
+    return {
+        "id": service.name_connection(transport.serial),
+        "listener": service.name,
+        "slot": slot,
+        "peer": name_peer(transport.peer),
+        "age": round(max(0.0, now - transport.born), 1),
+        "idle": round(max(0.0, now - transport.touched), 1),
+        "received": transport.received,
+        "sent": transport.sent,
+        "waiting": transport.get_write_buffer_size(),
+    }
+
+
+def name_peer(peer: Any) -> str:
+    """Return an address in a few characters."""
+    host = host_of(peer)
+    if host:
+        return f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}"
+    return str(peer)[:MAX_PEER_CHARACTERS]
+
+
+def is_within(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    """Whether a host is of a network; mapped addresses are those that they stand for."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address) in network
+
+
+def kick(site: Worksite, name: str) -> list[Any]:
+    """End a connection at once; return its name, if it is here."""
+    for transport in transports(site):
+        if transport.service.name_connection(transport.serial) == name:
+            transport.evict_soon("kicked")
+            return [name]
+    return []

@@ -1,0 +1,39 @@
+"""The last words of the master's log, for those who look at the server later.
+
+Knows: records. Does not know: who asks, where else they go.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from itertools import count
+from typing import Any
+
+KEPT = 200
+MAX_CHARACTERS = 2000  # of a message
+
+
+class Recent(logging.Handler):
+    """Keeps the last records of the process, each with a number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._records: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._numbers = count(1)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        self._records.append(
+            {
+                "id": next(self._numbers),
+                "ts": f"{seconds}.{int(record.created % 1 * 1e6):06d}Z",
+                "level": record.levelname.lower(),
+                "msg": record.getMessage()[:MAX_CHARACTERS],
+            }
+        )
+
+    def since(self, number: int) -> list[dict[str, Any]]:
+        """Return the records after one, the oldest first."""
+        return [record for record in self._records if record["id"] > number]

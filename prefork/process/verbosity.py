@@ -1,0 +1,64 @@
+"""How much is logged, changed for a while by an operator.
+
+Knows: levels, time, who is to be told. Does not know: records.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from prefork.config.units import parse_duration
+from prefork.errors import LocalProtocolError
+from prefork.process.crew import Crew
+from prefork.process.messages import SetLevel
+
+LEVELS = ("debug", "info", "warning", "error")
+
+log = logging.getLogger("prefork")
+
+
+class Verbosity:
+    """The level of all processes, which goes back to the config's by itself."""
+
+    def __init__(self, crew: Crew, clock: Callable[[], float], chosen: Callable[[], str]) -> None:
+        """Change nothing yet.
+
+        Args:
+            chosen: returns the level that the config wants.
+        """
+        self._crew = crew
+        self._clock = clock
+        self._chosen = chosen
+        self._until: float | None = None
+
+    def change(self, level: str, duration: str | None) -> None:
+        """Log from another level on, everywhere.
+
+        Args:
+            duration: after which it is as before; None: with the next reload, or worker.
+
+        Raises:
+            LocalProtocolError: there is no such level or duration.
+        """
+        if level not in LEVELS:
+            raise LocalProtocolError(f"cannot log from level {level[:20]!r} on; known are {', '.join(LEVELS)}")
+        try:
+            seconds = None if duration is None else parse_duration(duration)
+        except ValueError as error:
+            raise LocalProtocolError(f"cannot log from level {level}: {error}") from error
+        self._set(level)
+        self._until = None if seconds is None else self._clock() + seconds
+        log.info("level %s%s", level, "" if duration is None else f" for {duration}")
+
+    def tend(self) -> None:
+        """Go back when the time is over."""
+        if self._until is not None and self._clock() >= self._until:
+            self._until = None
+            self._set(self._chosen())
+            log.info("level %s again", self._chosen())
+
+    def _set(self, level: str) -> None:
+        logging.root.setLevel(level.upper())
+        for record in self._crew.roster.records:
+            record.link.send(SetLevel(level))
