@@ -6,12 +6,14 @@ Knows: the syntax of a bind. Does not know: sockets, name resolution, what is se
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 INET = ("tcp", "tls", "udp")
 UNIX = ("unix", "unixgram")
 SCHEMES = (*INET, *UNIX, "fd")
+LABEL = r"[A-Za-z0-9_-]{1,63}"  # of a host's name, RFC 1035, 2.3.4
 MAX_UNIX_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
 FORMS = "tcp://host:port, tls://host:port, udp://host:port, unix:///path, unixgram:///path or fd://N"
 
@@ -113,9 +115,13 @@ def _parse_inet(scheme: str, text: str) -> Address:
         raise ValueError(f"{text!r} has no port; write {scheme}://host:port, port 0 = any free port")
     if not host or parts.path or parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"a bind is written {scheme}://host:port, not {text!r}")
+    if ":" not in host and not re.fullmatch(rf"{LABEL}(\.{LABEL})*\.?", host):
+        raise ValueError(f"{text!r} has no valid host: its parts have 1 to 63 letters, digits, - or _")
     if ":" in host:
         try:
             ipaddress.IPv6Address(host)
+            if not host.isascii():
+                raise ValueError("its zone is not ASCII")
         except ValueError as error:
             raise ValueError(f"{text!r} has no valid IPv6 address: {error}") from error
     return Address(scheme, host=host, port=port)

@@ -41,12 +41,12 @@ MAX_BLOCK_BYTES = 16 * 1024 * 1024  # as Wireshark has it, MAX_BLOCK_SIZE of wir
 MAX_KEPT_BYTES = 256 * 1024 * 1024
 COST_BYTES = 500  # of Python's objects for a packet, a connection, an interface
 
-_BLOCK = struct.Struct("<II")
-_LENGTH = struct.Struct("<I")
-_OPTION = struct.Struct("<HH")
-_SECTION = struct.Struct("<IHHq")
-_INTERFACE = struct.Struct("<HHI")
-_PACKET = struct.Struct("<IIIII")
+_BLOCK = struct.Struct(">II")
+_LENGTH = struct.Struct(">I")
+_OPTION = struct.Struct(">HH")
+_SECTION = struct.Struct(">IHHq")
+_INTERFACE = struct.Struct(">HHI")
+_PACKET = struct.Struct(">IQII")
 _IPV4 = struct.Struct(">2xHHHxB2x4s4s")
 _IPV6 = struct.Struct(">IHBx16s16s")
 _TCP = struct.Struct(">HHIIBB6x")
@@ -223,7 +223,7 @@ def _read_ip(data: bytes) -> _Datagram:
 
 
 def _read_packet(body: bytes, interfaces: list[_Interface]) -> _Packet:
-    number, high, low, size, full_size = _unpack(_PACKET, body, "a packet")
+    number, time, size, full_size = _unpack(_PACKET, body, "a packet")
     if number >= len(interfaces):
         raise ValueError(f"there is no interface {number}")
     end = _PACKET.size + size
@@ -246,11 +246,11 @@ def _read_packet(body: bytes, interfaces: list[_Interface]) -> _Packet:
         raise ValueError(f"prefork writes no packets of the protocol {ip.protocol}")
     if (sum_words(ip.source + ip.target + ip.segment) + ip.protocol + len(ip.segment)) % 0xFFFF:
         raise ValueError("a packet was changed: its checksum is another")
-    way = int.from_bytes(options.get(PACKET_FLAGS, b""), "little") & 3
+    way = int.from_bytes(options.get(PACKET_FLAGS, b"")) & 3
     here, there = (ip.source, source), (ip.target, target)
     return _Packet(
         {_INBOUND: True, _OUTBOUND: False}.get(way),
-        (high << 32 | low) * interfaces[number].unit_ns,
+        time * interfaces[number].unit_ns,
         options.get(COMMENT, b"").decode("utf-8", "replace"),
         (number, ip.protocol, ip.identity, here, there),
         (number, ip.protocol, ip.identity, there, here),

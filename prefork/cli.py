@@ -1,4 +1,4 @@
-"""The command line: `prefork run`, `check`, `doctor`, `schema`, and the commands to a running server.
+"""The command line: `prefork run`, `check`, `doctor`, `schema`, `replay`, and the commands to a running server.
 
 Commands to a running server import neither YAML nor asyncio: a health probe runs every few seconds.
 
@@ -19,6 +19,7 @@ from prefork.remote import add_commands, report_health
 TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a probe's CPU
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
 EXIT_GOOD, EXIT_BUG, EXIT_USAGE, EXIT_REFUSED, EXIT_NO_SERVER = 0, 1, 2, 3, 4
 
@@ -80,8 +81,36 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
     schema.set_defaults(command=_schema)
+    _add_replay(commands)
     add_commands(commands)
     return parser
+
+
+def _add_replay(commands: Any) -> None:
+    words = "say again what the clients of a capture said, and compare the answers"
+    sub = commands.add_parser("replay", help=words, description=words)
+    sub.add_argument("file", metavar="FILE", help="a capture, as `prefork capture` writes it")
+    sub.add_argument(
+        "--to", required=True, metavar="HOST:PORT", help="whom to say it to; nobody else is contacted"
+    )
+    sub.add_argument("--tls", action="store_true", help="over TLS; SSL_CERT_FILE names authorities of your own")
+    sub.add_argument("--conn", type=int, metavar="N", help="only the Nth connection of the file")
+    pace = sub.add_mutually_exclusive_group()
+    pace.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="shorten pauses X times; default: 1")
+    pace.add_argument("--at-once", action="store_true", help="leave out all pauses")
+    sub.set_defaults(command=_replay)
+
+
+def _speed(text: str) -> float:
+    import argparse
+
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return speed
 
 
 # --- a server of our own ---
@@ -145,6 +174,14 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(map(str, found)))
     return EXIT_USAGE if any(one.level is Level.BAD for one in found) else EXIT_GOOD
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from prefork.replay import run_replay
+
+    speed = None if options.at_once else options.speed
+    is_good = run_replay(options.file, options.to, options.tls, options.conn, speed)
+    return EXIT_GOOD if is_good else EXIT_REFUSED
 
 
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  # all commands are called alike

@@ -11,13 +11,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import select
 import time
 from typing import Any
 
 from prefork.config.model import LogConfig
 
-FIELDS = ("slot", "generation", "conn", "peer", "listener")  # of a record, written when they are there
+FIELDS = (  # of a record, written when they are there
+    *("slot", "generation", "conn", "peer", "listener"),
+    *("start", "duration", "received", "sent", "frames", "tls", "reason"),
+)
+MAX_CHARACTERS = 8192  # of a message, and of each line of a traceback
+UNPRINTABLE = re.compile(r"[^ -~]+")
 WRITE_SECONDS = 1.0  # a reader of our pipe who takes nothing for so long loses a line; the server goes on
 
 
@@ -86,7 +92,7 @@ class JsonFormatter(logging.Formatter):
             "ts": f"{seconds}.{int(record.created % 1 * 1e6):06d}Z",  # RFC 3339
             "level": record.levelname.lower(),
             "logger": record.name,
-            "msg": record.getMessage(),
+            "msg": _bound(record.getMessage()),
             "pid": record.process,
         }
         entry |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
@@ -96,9 +102,21 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+def _bound(message: str) -> str:
+    """Cut what is too long for a line."""
+    if len(message) <= MAX_CHARACTERS:
+        return message
+    return f"{message[:MAX_CHARACTERS]}… ({len(message) - MAX_CHARACTERS} more characters)"
+
+
 def _escape(message: str) -> str:
-    """Keep a message on its line, whatever a peer has put into it."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    """Keep a message on its line, whatever a peer has put into it, and bounded."""
+    message = _bound(message)
+    return message if message.isprintable() else UNPRINTABLE.sub(_escape_some, message)
+
+
+def _escape_some(found: re.Match[str]) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in found[0])
 
 
 def _detail(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -25,7 +25,7 @@ from prefork.screen import (
 
 SILENCE = 3.0  # seconds without an answer of which the reader is told
 KEPT_EVENTS = 200  # as many as the server keeps
-MAX_CONNECTIONS = 500  # that are asked for
+MAX_CONNECTIONS = 1000  # that are asked for
 WORKER_RATES = {"accepts": "accepted"}
 LISTENER_RATES = {"accepts": "accepted", "receives": "received_bytes", "sends": "sent_bytes"}
 KEYS = "s sort ({}), r reload, +/- scale, d stop, c connections, q quit"
@@ -95,7 +95,7 @@ class Overview:
         if self._status is not None and "events" not in self._status and self._has_events:
             self._ask(now, "events", since=self._last_event())
         if self._view is View.CONNECTIONS:
-            self._ask(now, "conns", limit=MAX_CONNECTIONS)
+            self._ask_connections(now)
 
     def _last_event(self) -> int:
         last = self._events[-1].get("id") if self._events else 0
@@ -141,7 +141,11 @@ class Overview:
         self._sort, self._connections = 0, None
         self._view = View.CONNECTIONS if self._view is View.WORKERS else View.WORKERS
         if self._view is View.CONNECTIONS:
-            self._ask(now, "conns", limit=MAX_CONNECTIONS)
+            self._ask_connections(now)
+
+    def _ask_connections(self, now: float) -> None:
+        is_by_bytes = self._view.value[self._sort].key in ("received", "sent")
+        self._ask(now, "conns", limit=MAX_CONNECTIONS, order="bytes" if is_by_bytes else "age")
 
     def _ask_scale(self, now: float) -> None:
         if self._scale and self._ask(now, "scale", count=f"{self._scale:+d}"):

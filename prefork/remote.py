@@ -177,10 +177,13 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _top(options: argparse.Namespace) -> int:
-    from prefork.top import parse_interval, run_top, show_once
+    from prefork.top import need_terminal, parse_interval, run_top, show_once
 
     interval = parse_interval(options.interval)
-    return (show_once if options.once else run_top)(_locate(options), interval)
+    if options.once:
+        return show_once(_locate(options), interval)
+    need_terminal()
+    return run_top(_locate(options), interval)
 
 
 def _status(options: argparse.Namespace) -> int:

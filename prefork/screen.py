@@ -8,7 +8,7 @@ Knows: tables, what is left out when room is short. Does not know: terminals, ke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -80,6 +80,7 @@ CONNECTION_COLUMNS = (
     Column("IDLE", "idle", show_span, FALLING),
     Column("IN", "received", show_bytes, FALLING),
     Column("OUT", "sent", show_bytes, FALLING),
+    Column("WAITING", "waiting", show_bytes, FALLING),
 )
 TOTALS = (
     ("accepts", "accepted", show_count),
@@ -107,7 +108,7 @@ class Picture:
     sort: Column
     events: Sequence[Row] = ()
     connections: Sequence[Row] | None = None
-    foot: Sequence[str] = field(default=())
+    foot: Sequence[str] = ()
 
 
 def rows_of(value: object) -> list[Row]:
@@ -123,7 +124,10 @@ def layout(picture: Picture, width: int, height: int = ALL_ROWS) -> list[Line]:
     else:
         head = [_describe_server(picture.status), Line(_describe_rates(picture.status))][: max(1, height - 1)]
         room = height - len(head) - len(foot)
-        body = _lay_connections(picture, room) if picture.connections is not None else _lay_all(picture, room)
+        if picture.connections is None:
+            body = _lay_all(picture, room)
+        else:
+            body = _lay_table(CONNECTION_COLUMNS, arrange(picture.connections, picture.sort), room)
     lines = head + body
     if foot:
         lines += [Line("")] * (height - len(lines) - len(foot))
@@ -174,19 +178,16 @@ def _describe_rates(status: Row) -> str:
 def _lay_all(picture: Picture, room: int) -> list[Line]:
     """Lay out workers, listeners, the last reload, events; when room is short, the later goes first."""
     status = picture.status or {}
-    workers = _lay_table(WORKER_COLUMNS, arrange(rows_of(status.get("workers")), picture.sort))
-    listeners = _lay_table(LISTENER_COLUMNS, rows_of(status.get("listeners")))
+    workers, listeners = rows_of(status.get("workers")), rows_of(status.get("listeners"))
     reload = [_describe_reload(status.get("last_reload"))] if room >= ROOM_FOR_RELOAD else []
     left = room - len(reload)
-    for_workers = min(len(workers), left - min(len(listeners), left // 3))
-    for_listeners = min(len(listeners), left - for_workers)
-    lines = _trim(workers, for_workers) + _trim(listeners, for_listeners if for_listeners > 1 else 0) + reload
+    for_workers = min(len(workers) + 1, left - min(len(listeners) + 1, left // 3))
+    for_listeners = left - for_workers
+    lines = _lay_table(WORKER_COLUMNS, arrange(workers, picture.sort), for_workers)
+    lines += _lay_table(LISTENER_COLUMNS, listeners, for_listeners) if for_listeners > 1 else []
+    lines += reload
     events = picture.events[-(room - len(lines)) :] if room > len(lines) else ()
     return lines + [_describe_event(event) for event in events]
-
-
-def _lay_connections(picture: Picture, room: int) -> list[Line]:
-    return _trim(_lay_table(CONNECTION_COLUMNS, arrange(picture.connections or (), picture.sort)), room)
 
 
 def arrange(rows: Sequence[Row], column: Column) -> list[Row]:
@@ -202,23 +203,22 @@ def arrange(rows: Sequence[Row], column: Column) -> list[Row]:
     return sorted(rows, key=rank)
 
 
-def _lay_table(columns: Sequence[Column], rows: Sequence[Row]) -> list[Line]:
-    table = [[printable(column.show(row.get(column.key))) for column in columns] for row in rows]
+def _lay_table(columns: Sequence[Column], rows: Sequence[Row], room: int) -> list[Line]:
+    """Lay out a title and as many rows as find room; where it can be, the last line counts the others."""
+    shown = rows[: max(0, room - 1)]
+    if len(shown) < len(rows) and room >= TITLE_AND_MORE:
+        shown = shown[:-1]
+    table = [[printable(column.show(row.get(column.key))) for column in columns] for row in shown]
     named = [[column.title for column in columns], *table]
     widths = [min(MAX_COLUMN, max(width_of(cells[place]) for cells in named)) for place in range(len(columns))]
     texts = [
         "  ".join(pad(c, w, column.is_right) for c, w, column in zip(cells, widths, columns, strict=True))
         for cells in named
     ]
-    return [Line(text, Look.PLAIN if place else Look.TITLE) for place, text in enumerate(texts)]
-
-
-def _trim(lines: list[Line], room: int) -> list[Line]:
-    if len(lines) <= room:
-        return lines
-    if room < TITLE_AND_MORE:
-        return lines[: max(0, room)]
-    return [*lines[: room - 1], Line(f"… {len(lines) - room + 1} more")]
+    lines = [Line(text, Look.PLAIN if place else Look.TITLE) for place, text in enumerate(texts)]
+    if len(shown) < len(rows):
+        lines.append(Line(f"… {len(rows) - len(shown)} more"))
+    return lines[: max(0, room)]
 
 
 def _describe_reload(last: object) -> Line:

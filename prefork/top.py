@@ -44,15 +44,22 @@ def parse_interval(text: str) -> float:
     return seconds
 
 
-def run_top(path: str, interval: float) -> int:
-    """Show the server of a control socket until the reader leaves; return the exit code.
+def need_terminal() -> None:
+    """Check that keys and frames have a terminal.
 
     Raises:
-        NoServerError: nobody answers there, or no longer.
-        UsageError: this is no terminal.
+        UsageError: they have none.
     """
     if not (os.isatty(0) and os.isatty(1)):
         raise UsageError("cannot run top: this is no terminal; use `prefork status`, or `prefork top --once`")
+
+
+def run_top(path: str, interval: float) -> int:
+    """Show the server of a control socket on this terminal until the reader leaves; return the exit code.
+
+    Raises:
+        NoServerError: nobody answers there, or no longer.
+    """
     session = Session(path)
     try:
         terminal = Terminal(0, 1, os.environ)

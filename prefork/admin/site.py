@@ -19,7 +19,7 @@ from prefork import Connection
 from prefork.admin.desk import Desk, RefusalError
 from prefork.admin.exposition import CONTENT_TYPE, expose
 from prefork.admin.http import Request, Response, serve_http
-from prefork.admin.processes import add_processes
+from prefork.admin.processes import Processes
 from prefork.config.model import Admin
 
 MAX_STREAMS = 64
@@ -36,6 +36,7 @@ class Site:
     def __init__(self, desk: Desk, admin: Admin) -> None:
         self._desk = desk
         self._admin = admin
+        self._processes = Processes()
         self._streams = 0
         self._pages: dict[str, Page] = {
             "/healthz/live": self._live,
@@ -103,7 +104,7 @@ class Site:
 
     async def _metrics(self, _: Request) -> Response:
         census = await self._desk.ask("census")
-        add_processes(census)
+        self._processes.add_to(census)
         return Response(200, CONTENT_TYPE, expose(census).encode())
 
     async def _status(self, _: Request) -> Response:

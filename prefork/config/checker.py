@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from prefork.address import Address, parse_address
-from prefork.config.combinations import check_combinations, check_server
+from prefork.config.combinations import check_combinations
 from prefork.config.document import Mapping, Node, Place, Scalar, Sequence, Style
 from prefork.config.key import Key, Kind, keys_of
 from prefork.config.model import FRAMINGS, Config, Framing, ListenerConfig
@@ -37,8 +37,6 @@ def check_document(root: Node, trail: Trail) -> Config | None:
         trail.refuse(root.place, f"the document is {shape_of(root)}; write a mapping of keys, such as workers: 2")
         return None
     config: Config | None = _read_section(Config, root, trail)
-    if config is not None:
-        check_server(config, root, trail)
     if root.find("listeners") is None:
         trail.refuse(root.place, "no listeners; write listeners: with a bind and an app")
     return config

@@ -7,25 +7,12 @@ from __future__ import annotations
 
 from prefork.address import Address, parse_address
 from prefork.config.document import Mapping, Node, Place
-from prefork.config.model import Config, ListenerConfig, Socket, Steer
+from prefork.config.model import ListenerConfig, Socket, Steer
 from prefork.config.trail import Trail
 
 OF_UNIX = ("mode", "owner")
 OF_UDP = ("multicast",)
 OF_CONNECTIONS = ("per_ip", "per_ip_rate", "rate", "life")
-
-
-def check_server(config: Config, node: Mapping, trail: Trail) -> None:
-    """Note what does not go together beside the listeners."""
-    if config.admin is None or config.admin.bind is None:
-        return
-    try:
-        address = parse_address(config.admin.bind)
-    except ValueError:  # it was noted where it was read
-        return
-    if address.scheme not in ("tcp", "unix"):
-        here = trail.below("admin").below("bind")
-        here.refuse(_place(node, "admin", "bind"), f"{config.admin.bind} speaks no HTTP; write tcp:// or unix://")
 
 
 def check_combinations(listener: ListenerConfig, node: Mapping, trail: Trail) -> None:

@@ -184,6 +184,10 @@ def parse_document(text: str, source: Source, problems: list[Problem]) -> Node |
     except yaml.YAMLError as error:
         problems.append(_syntax_problem(error, text, source))
         return None
+    except (ValueError, OverflowError):  # an escape beyond Unicode, a version of 5,000 digits: PyYAML's own bugs
+        message = "not YAML: a number or an escape in it is too large; check its escapes, such as \\U0001F600"
+        problems.append(Problem(Place(source), message))
+        return None
     return tree.root
 
 

@@ -94,7 +94,7 @@ class Limits:
     life: float = setting(
         0.0,
         Kind.DURATION,
-        "a connection of this age, give or take a tenth, ends behind its next answer; 0 = never",
+        "a connection of this age, or up to a tenth more, ends behind its next answer; 0 = never",
         minimum=0,
         trial=True,
     )

@@ -252,11 +252,16 @@ class LogConfig:
     file: str | None = setting(
         None, Kind.STRING, "file that is appended to, reopened by USR1; null = standard error"
     )
+    slow_turn: float = setting(
+        0.2, Kind.DURATION, "a turn of the loop that takes longer is logged with its stack; 0 = never", minimum=0
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    bind: str | None = setting(None, Kind.BIND, "address of health, metrics and dashboard over HTTP")
+    bind: str | None = setting(
+        None, Kind.BIND, "address of health, metrics and dashboard over HTTP", schemes=("tcp", "unix")
+    )
     dashboard: bool = setting(True, Kind.BOOLEAN, "serve the dashboard")
     token: str | None = setting(
         None, Kind.STRING, "secret that changes over HTTP need; null = there are none", secret=True

@@ -152,17 +152,21 @@ def read_string(scalar: Scalar, key: Key) -> str:
     if not text:
         raise ValueError("it is empty; " + ("write null" if key.is_nullable else "write at least one character"))
     if not re.fullmatch(PATTERNS[Kind.STRING], text):
-        raise ValueError(f"{text!r} holds a control character; remove it")
+        shown = "it" if key.bounds.get("secret") else repr(text)
+        raise ValueError(f"{shown} holds a control character; remove it")
     return text
 
 
-def _bind(scalar: Scalar, _key: Key) -> str:
+def _bind(scalar: Scalar, key: Key) -> str:
     cure = f"write {FORMS}"
     text = _text(scalar, cure)
     if text.isprintable():
         parse_address(text)
     if not re.fullmatch(PATTERNS[Kind.BIND], text):
         raise ValueError(f"{text!r} is not a bind; {cure}")
+    schemes = key.bounds.get("schemes")
+    if schemes and parse_address(text).scheme not in schemes:
+        raise ValueError(f"{text!r} cannot be used; write {' or '.join(f'{scheme}://' for scheme in schemes)}")
     return text
 
 

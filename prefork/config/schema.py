@@ -123,7 +123,9 @@ def _string(key: Key) -> dict[str, Any]:
     choices = key.bounds.get("choices")
     if choices:
         return {"enum": list(choices)}
-    return {"type": "string", "pattern": key.bounds.get("pattern", PATTERNS[_kind(key)])}
+    schema = {"type": "string", "pattern": key.bounds.get("pattern", PATTERNS[_kind(key)])}
+    schemes = key.bounds.get("schemes")
+    return {"allOf": [schema, {"pattern": f"^({'|'.join(schemes)})://"}]} if schemes else schema
 
 
 def _list_of(pattern: str) -> Callable[[Key], dict[str, Any]]:

@@ -92,6 +92,10 @@ class Connection(Inlet):
         """Whether the handler is at work, not waiting for the peer."""
         return not self.is_waiting and self._blocked is None and self._task is not None
 
+    def is_run_by(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a task is this connection's handler."""
+        return task is not None and self._task is task
+
     def timeout(self, seconds: float | None) -> asyncio.Timeout:
         """Return `asyncio.timeout(seconds)`: in `async with conn.timeout(5): …` TimeoutError ends the wait."""
         return asyncio.timeout(seconds)

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from typing import Any
 
 from prefork.net.loop import READABLE
-from prefork.net.outlet import CLOSING, OPEN, Outlet
+from prefork.net.outlet import CLOSING, DRAINING, OPEN, Outlet
 from prefork.net.service import Service
 from prefork.scoreboard import Rule
 
@@ -22,6 +22,7 @@ COARSE_SECONDS = 0.25  # of the clock that a frame's begin is told by
 SLOW_FRAME_BYTES = 1024  # of a frame; less may be somebody who types, and limits.message ends that
 BYTES_ACKED = 120  # offset of tcpi_bytes_acked in struct tcp_info, linux/tcp.h
 LIFE_JITTER = 0.1
+LAST_ANSWER_SECONDS = 30.0  # for a connection that is too old to say its last words
 GOLDEN = 0.618034  # spreads numbers that come in a row
 
 
@@ -35,7 +36,7 @@ class TimedOutlet(Outlet):
         born: when it was made, CLOCK_MONOTONIC to about a quarter of a second.
     """
 
-    __slots__ = ("born", "peer", "reason", "serial")
+    __slots__ = ("_told_received", "_told_sent", "born", "peer", "reason", "serial")
 
     def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
         super().__init__(sock, service)
@@ -43,6 +44,7 @@ class TimedOutlet(Outlet):
         self.serial = serial
         self.born = service.now
         self.reason = ""
+        self._told_received = self._told_sent = 0
 
     @abstractmethod
     def drain(self, leave_at: float) -> None:
@@ -56,7 +58,8 @@ class TimedOutlet(Outlet):
         """
         departures, limits = self._service.departures, self._service.limits
         quiet = now - self.touched
-        if departures is not None and departures.is_quiet_due(self, quiet, now) and not self._has_arrived():
+        self.tell_bytes()
+        if departures is not None and departures.is_quiet_due(self, quiet, now) and not self.has_arrived():
             self.leave()
         is_ended = (
             self._judge_silence(quiet)
@@ -66,9 +69,22 @@ class TimedOutlet(Outlet):
         if not is_ended and limits.life > 0 and self._phase == OPEN and now - self.born > self._life():
             self._grow_old(now)
 
+    def continue_from(self, before: TimedOutlet) -> None:
+        """Take over age and bytes of the transport that this one takes the place of."""
+        before.tell_bytes()
+        self.born, self.received, self.sent = before.born, before.received, before.sent
+        self._told_received, self._told_sent = before.received, before.sent
+
+    def tell_bytes(self) -> None:
+        """Have what has moved since the last time counted."""
+        received, sent = self.received - self._told_received, self.sent - self._told_sent
+        if received or sent:
+            self._told_received, self._told_sent = self.received, self.sent
+            self._service.ledger.count_bytes(received, sent)
+
     def _judge_silence(self, quiet: float) -> bool:
         """End a connection on which nothing has happened for too long; return whether it has ended."""
-        if 0 < self._service.limits.idle < quiet and not self.is_busy and not self._has_arrived():
+        if 0 < self._service.limits.idle < quiet and not self.is_busy and not self.has_arrived():
             return self._time_out(Rule.IDLE)
         if self._phase == CLOSING and quiet > STALLED_SECONDS:
             self.reason = "stalled"
@@ -125,14 +141,19 @@ class TimedOutlet(Outlet):
         return bool(getattr(self._protocol, "is_busy", False))
 
     def _life(self) -> float:
-        spread = self.serial * GOLDEN % 1 * 2 - 1
-        return self._service.limits.life * (1 + LIFE_JITTER * spread)
+        """Return the age that it may have, up to a tenth more than the limit: many of one age are not to end at once."""
+        return self._service.limits.life * (1 + LIFE_JITTER * (self.serial * GOLDEN % 1))
 
     def _grow_old(self, now: float) -> None:
-        if self._service.enforces_once(Rule.LIFE, self.serial, self.peer):
+        """Ask it to end behind its next answer, and, if it does not, end it."""
+        over = now - self.born - self._life()
+        if over > 0 and self._phase == OPEN and self._service.enforces_once(Rule.LIFE, self.serial, self.peer):
+            self.reason = Rule.LIFE.key
             self.drain(now)
+        elif over > LAST_ANSWER_SECONDS and self._phase == DRAINING:
+            self._time_out(Rule.LIFE)
 
-    def _has_arrived(self) -> bool:
+    def has_arrived(self) -> bool:
         """Whether bytes wait to be read: where the loop has stood still, the silence was only ours."""
         try:
             return self._mask & READABLE != 0 and len(socket.socket.recv(self._socket, 1, socket.MSG_PEEK)) > 0
@@ -152,6 +173,11 @@ class TimedOutlet(Outlet):
         has_to = self._service.enforces_once(Rule.BUFFER, self.serial, self.peer)
         self.reason = Rule.BUFFER.key if has_to else self.reason
         return has_to
+
+    def evict(self, reason: str) -> None:
+        """End it now for the sake of others; not from within its own events."""
+        self.reason = reason
+        self._lose(None)
 
     def evict_soon(self, reason: str) -> None:
         """End it for the sake of others, or of an order; who calls has counted why."""

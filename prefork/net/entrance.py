@@ -66,11 +66,13 @@ def evicts(service: Service) -> bool:
 
 def make_room(service: Service, peer: Any) -> bool:
     """Let the oldest idle connection of a full listener give way; return False if the one who comes has to."""
-    oldest = service.site.pressure.find_oldest(service.name, service.transports()) if evicts(service) else None
+    find, oldest = service.site.pressure.find_oldest, None
+    if evicts(service):
+        oldest = find(service.name, service.transports, service.site.now)
     if not service.enforces(Rule.CONNECTIONS, peer if oldest is None else oldest.peer):
         return True
     if oldest is not None:
-        oldest.evict_soon(Rule.CONNECTIONS.key)
+        oldest.evict(Rule.CONNECTIONS.key)
     return oldest is not None
 
 

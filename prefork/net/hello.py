@@ -12,6 +12,7 @@ import struct
 
 HANDSHAKE_RECORD, CLIENT_HELLO, ALPN = 22, 1, 16
 RECORD_HEADER_BYTES, MESSAGE_HEADER_BYTES = 5, 4
+MAX_RECORDS = 16  # of one hello; RFC 8446, 5.1 forbids empty ones, and clients send one
 MAX_HELLO_BYTES = 16_384 + RECORD_HEADER_BYTES
 # An alert record, RFC 8446, 6: fatal, no_application_protocol.
 NO_APPLICATION_PROTOCOL = bytes((21, 3, 3, 0, 2, 2, 120))
@@ -27,15 +28,20 @@ def read_offer(data: bytes) -> tuple[str, ...] | None:
         None: the words are not whole yet.
     """
     hello, at = b"", 0
-    while not hello or len(hello) < MESSAGE_HEADER_BYTES + int.from_bytes(hello[1:MESSAGE_HEADER_BYTES], "big"):
-        record = data[at:]
-        if record and record[0] != HANDSHAKE_RECORD:
+    for _ in range(MAX_RECORDS):
+        if data[at : at + 1] not in (b"", bytes((HANDSHAKE_RECORD,))):
             return ()
-        end = RECORD_HEADER_BYTES + int.from_bytes(record[3:RECORD_HEADER_BYTES], "big")
-        if len(record) < RECORD_HEADER_BYTES or len(record) < end:
+        begin = at + RECORD_HEADER_BYTES
+        end = begin + int.from_bytes(data[at + 3 : begin], "big")
+        if len(data) < begin or len(data) < end:
             return None if len(data) < MAX_HELLO_BYTES else ()
-        hello += record[RECORD_HEADER_BYTES:end]
-        at += end
+        hello += data[begin:end]
+        at = end
+        size = MESSAGE_HEADER_BYTES + int.from_bytes(hello[1:MESSAGE_HEADER_BYTES], "big")
+        if len(hello) >= MESSAGE_HEADER_BYTES and len(hello) >= size:
+            break
+    else:  # whoever cuts a hello so finely wants us to look at it again and again
+        return ()
     try:
         return _offer_of(_extensions(hello))
     except (struct.error, IndexError):  # it is for OpenSSL to say what is wrong with it

@@ -1,6 +1,6 @@
 """What one listener has counted in one worker, written to its block of the worker's page.
 
-Bytes are counted by each connection and written once a second; all else at once.
+Bytes are counted by each connection, and told about once a second; all else at once.
 
 Knows: the cells of one listener. Does not know: who reads them, why something is counted.
 """
@@ -25,7 +25,7 @@ from prefork.scoreboard import (
 )
 
 OPEN, ACCEPTED, CLOSED = int(Count.OPEN), int(Count.ACCEPTED), int(Count.CLOSED)  # touched for each connection
-DATAGRAMS = int(Count.DATAGRAMS)
+DATAGRAMS, RECEIVED, SENT = int(Count.DATAGRAMS), int(Count.RECEIVED_BYTES), int(Count.SENT_BYTES)
 
 
 class Ledger:
@@ -34,8 +34,6 @@ class Ledger:
     Attributes:
         open: connections now.
         cells: its block of the worker's page.
-        received: bytes of connections that have ended.
-        sent: the same, as the kernel has taken them.
         kept: bytes that had to wait for slow readers, since that was last looked at.
         handshakes: those under way, the oldest first.
         tried: the rules that connections have run against in a dry run, by their numbers.
@@ -44,14 +42,14 @@ class Ledger:
     __slots__ = (
         "_accepted",
         "_closed",
+        "_received",
+        "_sent",
         "_serials",
         "_tally",
         "cells",
         "handshakes",
         "kept",
         "open",
-        "received",
-        "sent",
         "tried",
     )
 
@@ -65,7 +63,7 @@ class Ledger:
         self.cells = block(tally.page, listener)
         self._serials = count(1)
         self.open = self._accepted = self._closed = 0
-        self.received = self.sent = self.kept = 0
+        self._received = self._sent = self.kept = 0
         self.handshakes: dict[Any, None] = {}
         self.tried: dict[int, set[Rule]] = {}
 
@@ -94,10 +92,16 @@ class Ledger:
     def count_rule(self, rule: Rule, is_dry: bool) -> None:
         self.cells[(TRIED if is_dry else REJECTED) + rule] += 1
 
-    def note_end(self, seconds: float, received: int, sent: int) -> None:
-        """Take note of a connection's age and bytes at its end."""
-        self.received += received
-        self.sent += sent
+    def count_bytes(self, received: int, sent: int) -> None:
+        """Add bytes that connections have moved."""
+        cells = self.cells
+        self._received += received
+        cells[RECEIVED] = self._received
+        self._sent += sent
+        cells[SENT] = self._sent
+
+    def note_end(self, seconds: float) -> None:
+        """Take note of a connection's age at its end."""
         observe(self.cells, DURATION, DURATION_BOUNDS, seconds)
 
     def note_handshake(self, seconds: float) -> None:
@@ -116,8 +120,3 @@ class Ledger:
 
     def count_datagrams(self, number: int) -> None:
         self.cells[DATAGRAMS] += number
-
-    def flush(self, received: int, sent: int) -> None:
-        """Write down the bytes: those of ended connections, and these of the open ones."""
-        self.cells[Count.RECEIVED_BYTES] = self.received + received
-        self.cells[Count.SENT_BYTES] = self.sent + sent

@@ -44,6 +44,7 @@ class Selector(selectors.BaseSelector):
         self._keys: dict[int, selectors.SelectorKey] = {}
 
         self._woke_at = time.monotonic()
+        self._slept_at = 0.0
         self._longest_turn = self._busy = 0.0
         self._turns = [0] * (len(TURN_BOUNDS) + 1)
         self.is_attached = False  # to a Loop, which tells when asyncio has something to do
@@ -108,6 +109,16 @@ class Selector(selectors.BaseSelector):
         """How long the loop was at work, ever, in seconds."""
         return self._busy
 
+    @property
+    def turn_since(self) -> float | None:
+        """When the turn under way began, CLOCK_MONOTONIC; None: the loop waits for events. For other threads, too.
+
+        Of the two times the one that is read first may be too old: a turn that has just begun is still one.
+        """
+        slept_at = self._slept_at
+        woke_at = self._woke_at
+        return None if slept_at > woke_at else woke_at
+
     def take_longest_turn(self) -> float:
         """Return the longest time between two looks at the descriptors since the last call, in seconds."""
         longest, self._longest_turn = self._longest_turn, 0.0
@@ -124,7 +135,8 @@ class Selector(selectors.BaseSelector):
         # A callback may close a descriptor of this batch, and accept() may give its number to a new
         # connection: that one then gets an event that is not its own. All watchers try a non-blocking call
         # and take EAGAIN for an answer, so this costs a system call and nothing else.
-        turn = time.monotonic() - self._woke_at
+        self._slept_at = now = time.monotonic()
+        turn = now - self._woke_at
         self._busy += turn
         self._turns[bisect_left(TURN_BOUNDS, turn)] += 1
         if turn > self._longest_turn:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import nlargest, nsmallest
 from typing import Any
 
 APP_SHARE = 5  # one in so many descriptors is left to the app
 SHORT, WELL = 0.90, 0.85  # of the memory: nobody new is accepted above the one, until it is below the other
 SHED_SHARE = 0.9  # of limits.buffers is what is left when it was full
-EVICTED_AT_ONCE = 64  # idle connections that are looked for together, and closed one by one
+RESCAN_SECONDS = 0.25
+EVICTED_AT_ONCE = 512  # idle connections that are looked for together, and closed one by one
 CGROUP = "/sys/fs/cgroup"
 MEMORY_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file "),  # cgroup v2
@@ -38,6 +39,7 @@ class Pressure:
         self.is_short = False
         self.awoke_at = 0.0
         self._memory = open_memory(root)
+        self._scanned_at: dict[str, float] = {}  # when a listener had no idle connection
         self._oldest: dict[str, list[tuple[float, Any]]] = {}  # by listener, the next one last
 
     def look_at_memory(self) -> None:
@@ -48,20 +50,26 @@ class Pressure:
         used = int(os.pread(usage_fd, 32, 0)) - read_number(os.pread(stat_fd, 8192, 0).decode(), word)
         self.is_short = used > limit * (WELL if self.is_short else SHORT)
 
-    def find_oldest(self, name: str, transports: Iterable[Any]) -> Any:
+    def find_oldest(self, name: str, transports: Callable[[], Iterable[Any]], now: float) -> Any:
         """Return the connection of a listener that has been idle for the longest time; None: all are busy.
 
         Args:
-            transports: its open ones; they are looked at when those found before are used up.
+            transports: returns its open ones, when those found before are used up; at most once in RESCAN_SECONDS,
+                for that takes a microsecond of each.
+            now: CLOCK_MONOTONIC, to a beat.
         """
         for is_new in (False, True):
             if is_new:
-                idle = (t for t in transports if is_evictable(t))
+                if now - self._scanned_at.get(name, -RESCAN_SECONDS) < RESCAN_SECONDS:
+                    return None
+                idle = (t for t in transports() if is_evictable(t))
                 found = nsmallest(EVICTED_AT_ONCE, ((t.touched, t.serial, t) for t in idle))
                 self._oldest[name] = [(touched, t) for touched, _, t in reversed(found)]
+                if not found:
+                    self._scanned_at[name] = now
             while known := self._oldest.get(name):
                 touched, transport = known.pop()
-                if transport.touched == touched and is_evictable(transport):
+                if transport.touched == touched and is_evictable(transport) and not transport.has_arrived():
                     return transport
         return None
 

@@ -28,7 +28,6 @@ from prefork.watch import Watch
 
 LAST_WORDS_SECONDS = 0.25  # for handlers that are cancelled at the end of a drain
 
-COUNT_SECONDS = 1.0  # between two looks at the bytes of all connections
 LAST_ACCEPTS_SECONDS = 0.25  # a round trip, for handshakes under way when a server stops
 
 log = logging.getLogger("prefork")
@@ -73,7 +72,6 @@ class Server:
         self.site = site
         self._reserve = Reserve()
         self._is_last = False
-        self._next_count = 0.0
         self._board = BanBoard(scoreboard.notice)
         self._banned_version = self._board.version
         self._sources = SourceTable(scoreboard.rows, seat)
@@ -104,9 +102,6 @@ class Server:
         for service in self._services.values():
             service.now = self.site.now
             self._end_late(service)
-        if self.site.now >= self._next_count:
-            self._next_count = self.site.now + COUNT_SECONDS
-            self.write_bytes()
         self._board.refresh()
         if self._board.version != self._banned_version:
             self._banned_version = self._board.version
@@ -120,16 +115,6 @@ class Server:
         """End handshakes, the oldest first, whose time is over: the sweep would come up to a second too late."""
         while (first := next(iter(service.ledger.handshakes), None)) and first.deadline <= service.now:
             first.expire()
-
-    def write_bytes(self) -> None:
-        """Write down what all connections have moved; called about once a second."""
-        moved = {service: [0, 0] for service in self._services.values()}
-        for transport in transports(self.site):
-            sums = moved[transport.service]
-            sums[0] += transport.received
-            sums[1] += transport.sent
-        for service, (received, sent) in moved.items():
-            service.ledger.flush(received, sent)
 
     def _is_full(self) -> bool:
         """Whether nobody new is accepted for any listener."""
@@ -217,7 +202,8 @@ class Server:
 
     def close(self) -> None:
         """Close what is left, at the worker's end."""
-        self.write_bytes()
+        for transport in transports(self.site):
+            transport.tell_bytes()
         self.stop_accepting()
         self._datagrams.close()
 

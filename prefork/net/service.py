@@ -204,7 +204,8 @@ class Service:
         """Write down what there is to say of a connection whose protocol is through with it."""
         site = self.site
         now = site.loop.time()
-        self.ledger.note_end(now - transport.born, transport.received, transport.sent)
+        transport.tell_bytes()
+        self.ledger.note_end(now - transport.born)
         site.journal.note_end(transport, now)
 
     def enforces(self, rule: Rule, peer: object, is_told: bool = False) -> bool:

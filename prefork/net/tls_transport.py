@@ -126,7 +126,7 @@ async def upgrade(
 
     def on_agreed(tls: TlsSocket) -> None:
         upgraded = TlsTransport(tls, transport.peer, service, transport.serial)
-        upgraded.born, upgraded.received, upgraded.sent = transport.born, transport.received, transport.sent
+        upgraded.continue_from(transport)
         transport.bequeath(upgraded)
         upgraded.adopt(protocol)
         if agreed.cancelled():  # as asyncio's start_tls() does

@@ -21,6 +21,9 @@ from prefork.errors import BootError, ListenError
 from prefork.process.privileges import resolve_identity
 
 KEEPALIVE_INTERVAL_SECONDS = 15
+UNSENT_BYTES = (
+    131_072  # of a slow reader in the kernel, beside those in flight; its buffers would grow to megabytes
+)
 KEEPALIVE_PROBES = 4
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29  # linux/in.h, linux/in6.h
@@ -48,7 +51,7 @@ def resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
     """
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: it cannot be a host's name, RFC 1035, 2.3.4
         raise ListenError(f"cannot listen on {address}: the host has no address: {error}") from error
     return socket.AddressFamily(found[0][0]), found[0][4]
 
@@ -109,6 +112,7 @@ def set_options(sock: socket.socket, options: SocketOptions) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(options.user_timeout * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def set_datagram_options(sock: socket.socket, is_joining: bool = True) -> None:

@@ -87,12 +87,14 @@ class Commands:
 
     def _ban(self, arguments: dict[str, Any], reply: Reply) -> None:
         duration = arguments.get("duration")
-        self._bans.ban(str(arguments.get("network", "")), None if duration is None else str(duration))
-        reply(self._bans.describe())
+        network = str(arguments.get("network", ""))
+        self._bans.ban(network, None if duration is None else str(duration))
+        reply({"banned": network})
 
     def _unban(self, arguments: dict[str, Any], reply: Reply) -> None:
-        self._bans.lift(str(arguments.get("network", "")))
-        reply(self._bans.describe())
+        network = str(arguments.get("network", ""))
+        self._bans.lift(network)
+        reply({"lifted": network})
 
     def _list_bans(self, _: dict[str, Any], reply: Reply) -> None:
         reply(self._bans.describe())

@@ -22,9 +22,6 @@ from prefork.config import Loaded
 from prefork.config.model import MAX_WORKERS
 from prefork.errors import BootError, PreforkError
 from prefork.log import build_handler, install, open_log
-from prefork.process.attendant import Attendant
-from prefork.process.bans import BanList
-from prefork.process.commands import Commands
 from prefork.process.control import ControlServer
 from prefork.process.course import Course, Ending
 from prefork.process.crew import Crew, Death
@@ -32,6 +29,7 @@ from prefork.process.foundry import Foundry
 from prefork.process.kernel import Kernel
 from prefork.process.messages import Drain
 from prefork.process.notify import Notifier
+from prefork.process.operations import Operations
 from prefork.process.pidfile import PidFile
 from prefork.process.plan import Plan, app_directories
 from prefork.process.ports import Ports
@@ -39,7 +37,6 @@ from prefork.process.reload import Generation, Source, Staff, build_generation
 from prefork.process.reloads import Reloads
 from prefork.process.roster import Action, State, Step, WorkerRecord, reconcile
 from prefork.process.signals import SignalInbox
-from prefork.process.verbosity import Verbosity
 from prefork.scoreboard import Scoreboard
 from prefork.wire import default_control
 
@@ -88,8 +85,7 @@ class Master:
         self._current = build_generation(1, loaded, plan, handler, source.inheritance)
         self._course = Course(self._current.count, clock)
         self._reloads = Reloads()
-        self._bans = BanList(scoreboard.notice, clock)
-        self._verbosity = Verbosity(self._staff.crew, clock, lambda: self._current.config.log.level)
+        self._operations = Operations(self._staff, self._course, self._reloads, kernel, self._selector)
         self._notifier = notifier
         self._held: list[Any] = [notifier]  # what is closed at the end, the last first
         self.exit_code = 0
@@ -122,10 +118,7 @@ class Master:
         crew.flush_orders()
         crew.look_at_beats()
         crew.end_overdue()
-        self._bans.expire()
-        self._attendant.tend()
-        crew.surveys.tend()
-        self._verbosity.tend()
+        self._operations.tend()
         for death in crew.take_deaths():
             self._on_death(death)
         self._step_reload()
@@ -149,8 +142,7 @@ class Master:
         yield from self._staff.crew.roster.deadlines(now)
         yield from self._staff.foundry.deadlines()
         yield from self._notifier.deadlines()
-        yield from self._attendant.deadlines()
-        yield from self._staff.crew.surveys.deadlines()
+        yield from self._operations.deadlines()
         if self._course.ending is Ending.DELAYED:
             yield self._course.drain_at
         if self._reloads.running is not None and self._reloads.running.deadline is not None:
@@ -176,10 +168,8 @@ class Master:
         path = config.control or default_control(self._staff.source.path, self._staff.source.environ, True)
         if path is None:
             raise BootError("cannot open a control socket: no run directory can be used; set `control:`")
-        commands = Commands(self._course, self._reloads, self._staff, self._bans, self._verbosity)
-        self._held.append(ControlServer(path, self._selector, commands.answer))
-        self._attendant = Attendant(self._kernel, self._clock, self._selector, commands.answer)
-        self._held.append(self._attendant)
+        self._held.append(ControlServer(path, self._selector, self._operations.commands.answer))
+        self._held.append(self._operations)
         self._held.append(self._staff.ports)
         self._staff.ports.prepare(1, config, self._current.count)
         if os.getpid() != 1 and not self._kernel.adopt_orphans():
@@ -187,7 +177,7 @@ class Master:
         self._staff.foundry.start(self._current.plan)
         for listener in self._staff.ports.bound():
             log.info("%s listens on %s", listener["name"], listener["bind"])
-        self._attendant.configure(self._current.plan)
+        self._operations.open()
 
     def _close(self) -> None:
         for held in reversed(self._held):
@@ -242,7 +232,7 @@ class Master:
     # --- what has happened ---
 
     def _on_exit(self, pid: int, status: int) -> None:
-        if not self._staff.foundry.on_exit(pid, status) and not self._attendant.on_exit(pid, status):
+        if not self._staff.foundry.on_exit(pid, status) and not self._operations.on_exit(pid, status):
             self._staff.crew.on_exit(pid, status)
 
     def _on_death(self, death: Death) -> None:
@@ -283,18 +273,10 @@ class Master:
         self._course.commit(generation.count, generation.number)
         self._staff.ports.commit(generation.number, generation.config, self._clock())
         self._staff.foundry.dismiss(before.number)
-        self._keep_attendant(before)
+        self._operations.change(before)
         if generation.plan.log is not before.plan.log:
             install(generation.plan.log, generation.config.log, who="master")
             os.close(before.plan.log.fd)
-
-    def _keep_attendant(self, before: Generation) -> None:
-        if before.config.admin == self._current.config.admin and before.config.log == self._current.config.log:
-            return
-        try:
-            self._attendant.configure(self._current.plan)
-        except PreforkError as error:
-            log.error("the admin process is gone: %s", error)
 
     def _recycle(self) -> None:
         """Let one worker that has served for long enough be replaced."""

@@ -23,6 +23,7 @@ from setproctitle import setproctitle
 from prefork.errors import ConfigError, PreforkError
 from prefork.log import install
 from prefork.net.acceptor import Shift
+from prefork.net.lookout import Lookout
 from prefork.net.loop import READABLE, Selector, new_loop
 from prefork.net.pulse import Pulse
 from prefork.net.server import Loadout, Server
@@ -30,7 +31,7 @@ from prefork.net.service import USER_ERRORS, Draining, Worksite
 from prefork.net.survey import answer_survey
 from prefork.net.tally import Tally
 from prefork.process.channel import Channel
-from prefork.process.kernel import close_all_but, die_with_parent
+from prefork.process.kernel import HANDLED, close_all_but, die_with_parent
 from prefork.process.loading import Apps, describe_failure, import_apps
 from prefork.process.messages import (
     Cover,
@@ -141,11 +142,21 @@ class Worker:
             await self._enter_lifespan(stack, apps)
             loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
             selector.watch(self._channel_fd, self, READABLE)
+            lookout = self._post_lookout(site)
             self._channel.send(Ready())
             await self._is_over.wait()
+            lookout.stop()
             self._server.close()
         # asyncio closes its self-pipe before it takes the signals' wake-up descriptor back.
         signal.set_wakeup_fd(-1)
+
+    def _post_lookout(self, site: Worksite) -> Lookout:
+        """Have the loop looked at from a thread, which gets none of the process's signals: they are the loop's."""
+        lookout = Lookout(site, self._plan.config.log.slow_turn)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        lookout.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return lookout
 
     async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, apps: Apps) -> None:
         name = self._plan.config.lifespan

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from prefork.net.loop import READABLE, Selector, new_loop
+from tests.eventually import eventually
 
 PATIENCE_SECONDS = 10.0
 Schedule = Callable[[asyncio.AbstractEventLoop, Callable[[], None]], object]
@@ -70,3 +73,26 @@ def test_what_a_watcher_schedules_is_run_at_once(schedule: Schedule) -> None:
 
 async def ringing(ring: Callable[[], None]) -> None:
     ring()
+
+
+def test_another_thread_sees_whether_the_loop_waits_and_since_when_it_does_not() -> None:
+    loop, selector = new_loop()
+    turns: list[float | None] = []
+    before = time.monotonic()
+    try:
+        loop.call_later(0, lambda: turns.append(selector.turn_since))
+        loop.call_later(PATIENCE_SECONDS, loop.stop)
+        thread = threading.Thread(target=lambda: stop_when_waiting(loop, selector))
+        loop.call_soon(thread.start)
+        loop.run_forever()
+        thread.join()
+    finally:
+        loop.close()
+    (turn,) = turns
+    assert turn is not None
+    assert before <= turn <= time.monotonic() < before + PATIENCE_SECONDS
+
+
+def stop_when_waiting(loop: asyncio.AbstractEventLoop, selector: Selector) -> None:
+    eventually(lambda: selector.turn_since is None)
+    loop.call_soon_threadsafe(loop.stop)

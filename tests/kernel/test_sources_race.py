@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+KEY = 0x9E37_79B9_7F4A_7C15  # like a hash: none that looks like a count
 RACE = """
 import json, os, signal, sys, time
 from prefork.net.sources import SourceTable
@@ -74,7 +75,7 @@ for place, key in enumerate(keys):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
-@pytest.mark.parametrize("keys", [(5,), (5, 5 + 2048, 6)], ids=["one source", "three sources"])
+@pytest.mark.parametrize("keys", [(KEY,), (KEY, KEY + 2048, KEY + 1)], ids=["one source", "three sources"])
 def test_processes_that_race_never_have_more_than_the_limit_and_leave_nothing(
     limit: int, keys: tuple[int, ...]
 ) -> None:

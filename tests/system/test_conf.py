@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.examples import EXAMPLES
 from tests.system.conftest import Prepare
 from tests.system.running import Running, exchange, receive
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "conf").glob("*.yaml"))
 
 
 def is_served(running: Running, listener: dict[str, Any]) -> bool:

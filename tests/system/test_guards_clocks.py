@@ -252,25 +252,18 @@ def test_a_life_ends_behind_the_next_answer_and_never_before_it(prepare: Prepare
 
     def live() -> None:
         with visit(port) as sock:
-            begun = time.monotonic()
-            asked = answered = 0
-            while time.monotonic() - begun < 8:
-                try:
-                    sock.sendall(b"hello")
-                    asked += 1
-                    if receive(sock, 5) != b"hello":
-                        break
-                    answered += 1
-                except OSError:
-                    break
-            lives.append((time.monotonic() - begun, asked - answered, sock.recv(1) if asked == answered else b""))
+            begun, answers = time.monotonic(), [b"hello"]
+            while answers[-1] == b"hello" and time.monotonic() - begun < 8:
+                answers.append(ask(sock))
+            lives.append((time.monotonic() - begun, answers[-1]))
 
     threads = [threading.Thread(target=live) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert all(2.6 < took < 3.4 + TICK for took, _, _ in lives), lives
+    assert all(2.6 < took < 3.4 + TICK for took, _ in lives), lives
+    assert {last for _, last in lives} == {b""}, "the end comes with the last answer, as a FIN and not as a reset"
     assert counted(server, "life") == 6
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ async def echo(conn):
 UNTIDY = "async def echo(conn):\n    raise SystemError\n\n1/0\n"
 
 
-class Manager:
+class Warden:
     """Who listens: keeps what it was told."""
 
     def __init__(self, name: str) -> None:
@@ -59,53 +60,53 @@ class Manager:
 
 
 @pytest.fixture
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+def warden(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warden]:
     is_abstract = getattr(request, "param", "path") == "abstract"
-    manager = Manager(f"@prefork-test-{os.getpid()}" if is_abstract else f"{tmp_path}/notify")
-    yield manager
-    manager.close()
+    warden = Warden(f"@prefork-test-{os.getpid()}" if is_abstract else f"{tmp_path}/notify")
+    yield warden
+    warden.close()
 
 
-def start(server: Running, manager: Manager, **environ: str) -> Running:
-    return server.start(environ={"NOTIFY_SOCKET": manager.name, **environ})
+def start(server: Running, warden: Warden, **environ: str) -> Running:
+    return server.start(environ={"NOTIFY_SOCKET": warden.name, **environ})
 
 
-@pytest.mark.parametrize("manager", ["path", "abstract"], indirect=True)
-def test_boot_reload_refusal_and_stop_are_told_in_their_order(prepare: Prepare, manager: Manager) -> None:
+@pytest.mark.parametrize("warden", ["path", "abstract"], indirect=True)
+def test_boot_reload_refusal_and_stop_are_told_in_their_order(prepare: Prepare, warden: Warden) -> None:
     server = prepare(timeouts={"boot": "20s", "beat": "20s", "drain": "5s", "delay": "1.5s"})
     server.expected_errors += ["reload refused", "imported", "ZeroDivisionError", "Traceback"]
-    start(server, manager)
-    eventually(lambda: manager.life() == ["READY"])
-    assert manager.statuses()[-1] == "2 workers of generation 1, 0 connections"
+    start(server, warden)
+    eventually(lambda: warden.life() == ["READY"])
+    assert warden.statuses()[-1] == "2 workers of generation 1, 0 connections"
     asked_at = time.monotonic_ns() // 1000
     server.send(signal.SIGHUP)
-    eventually(lambda: manager.life() == ["READY", "RELOADING", "READY"])
-    (reloading,) = [message for message in manager.told if "RELOADING" in message]
+    eventually(lambda: warden.life() == ["READY", "RELOADING", "READY"])
+    (reloading,) = [message for message in warden.told if "RELOADING" in message]
     assert asked_at <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
     server.write("app.py", UNTIDY)
     server.send(signal.SIGHUP)
-    eventually(lambda: manager.life()[3:] == ["RELOADING", "READY"])
-    assert "the last reload was refused" in manager.statuses()[-1]
-    assert "ZeroDivisionError" in manager.statuses()[-1]
+    eventually(lambda: warden.life()[3:] == ["RELOADING", "READY"])
+    assert "the last reload was refused" in warden.statuses()[-1]
+    assert "ZeroDivisionError" in warden.statuses()[-1]
     server.send(signal.SIGTERM)
-    eventually(lambda: manager.life()[5:] == ["STOPPING"])
+    eventually(lambda: warden.life()[5:] == ["STOPPING"])
     assert server.is_ready() is False  # it is told at once, and still accepts
     assert server.process is not None
     assert server.process.wait(10) == 0
-    assert manager.life()[5:] == ["STOPPING"]
+    assert warden.life()[5:] == ["STOPPING"]
 
 
-def test_a_config_that_is_refused_at_once_is_a_reload_too(prepare: Prepare, manager: Manager) -> None:
-    server = start(prepare(), manager)
+def test_a_config_that_is_refused_at_once_is_a_reload_too(prepare: Prepare, warden: Warden) -> None:
+    server = start(prepare(), warden)
     server.expected_errors += ["reload refused", "unknown key"]
-    eventually(lambda: manager.life() == ["READY"])
+    eventually(lambda: warden.life() == ["READY"])
     server.configure({"wrokers": 3})
     server.send(signal.SIGHUP)
-    eventually(lambda: manager.life() == ["READY", "RELOADING", "READY"])
-    assert "unknown key 'wrokers'" in manager.statuses()[-1]
+    eventually(lambda: warden.life() == ["READY", "RELOADING", "READY"])
+    assert "unknown key 'wrokers'" in warden.statuses()[-1]
 
 
-def test_ready_is_not_said_before_the_last_worker_is(prepare: Prepare, manager: Manager) -> None:
+def test_ready_is_not_said_before_the_last_worker_is(prepare: Prepare, warden: Warden) -> None:
     """The second to come waits for a file."""
     slow = (
         "import contextlib, os, asyncio\n"
@@ -120,48 +121,48 @@ def test_ready_is_not_said_before_the_last_worker_is(prepare: Prepare, manager: 
         "    yield\n"
     )
     server = prepare({"app.py": slow}, lifespan="app:wait")
-    server.start(environ={"NOTIFY_SOCKET": manager.name}, wait=False)
-    eventually(lambda: manager.statuses()[-1:] == ["1 of 2 workers of generation 1, 0 connections"], within=20)
-    assert manager.life() == []
+    server.start(environ={"NOTIFY_SOCKET": warden.name}, wait=False)
+    eventually(lambda: warden.statuses()[-1:] == ["1 of 2 workers of generation 1, 0 connections"], within=20)
+    assert warden.life() == []
     server.write("gate", "")
-    eventually(lambda: manager.life() == ["READY"])
+    eventually(lambda: warden.life() == ["READY"])
 
 
-def test_the_line_follows_what_happens(prepare: Prepare, manager: Manager) -> None:
-    server = start(prepare(), manager)
+def test_the_line_follows_what_happens(prepare: Prepare, warden: Warden) -> None:
+    server = start(prepare(), warden)
     with server.connect(), server.connect():
-        eventually(lambda: manager.statuses()[-1] == "2 workers of generation 1, 2 connections")
+        eventually(lambda: warden.statuses()[-1] == "2 workers of generation 1, 2 connections")
     server.ask("scale", count=3)
-    eventually(lambda: manager.statuses()[-1] == "3 workers of generation 1, 0 connections")
+    eventually(lambda: warden.statuses()[-1] == "3 workers of generation 1, 0 connections")
 
 
-def test_signs_of_life_come_at_half_of_the_time_that_the_watchdog_gives(prepare: Prepare, manager: Manager) -> None:
+def test_signs_of_life_come_at_half_of_the_time_that_the_watchdog_gives(prepare: Prepare, warden: Warden) -> None:
     """The master's own tick is longer than this watchdog's half."""
-    server = start(prepare(), manager, WATCHDOG_USEC=str(WATCHDOG_USEC))
+    server = start(prepare(), warden, WATCHDOG_USEC=str(WATCHDOG_USEC))
     heard: list[float] = []
 
     def hear() -> bool:
-        count = sum("WATCHDOG" in message for message in manager.listen())
+        count = sum("WATCHDOG" in message for message in warden.listen())
         heard.extend([time.monotonic()] * (count - len(heard)))
         return len(heard) >= 8
 
     eventually(hear, every=0.01)
-    gaps = sorted(after - before for before, after in zip(heard[1:], heard[2:], strict=False))
+    gaps = sorted(after - before for before, after in pairwise(heard[1:]))
     assert gaps[len(gaps) // 2] < WATCHDOG_USEC * 0.6 / 1e6
     assert server.is_ready()
 
 
-def test_a_watchdog_for_another_process_gets_nothing(prepare: Prepare, manager: Manager) -> None:
-    server = start(prepare(), manager, WATCHDOG_USEC=str(WATCHDOG_USEC), WATCHDOG_PID="1")
+def test_a_watchdog_for_another_process_gets_nothing(prepare: Prepare, warden: Warden) -> None:
+    server = start(prepare(), warden, WATCHDOG_USEC=str(WATCHDOG_USEC), WATCHDOG_PID="1")
     with server.connect():
-        eventually(lambda: "2 workers of generation 1, 1 connection" in manager.statuses())
-    eventually(lambda: "2 workers of generation 1, 0 connections" in manager.statuses()[-1:])
-    assert not any("WATCHDOG" in message for message in manager.listen())
+        eventually(lambda: "2 workers of generation 1, 1 connection" in warden.statuses())
+    eventually(lambda: "2 workers of generation 1, 0 connections" in warden.statuses()[-1:])
+    assert not any("WATCHDOG" in message for message in warden.listen())
 
 
-def test_no_program_of_the_app_is_given_a_way_to_speak_for_the_server(prepare: Prepare, manager: Manager) -> None:
+def test_no_program_of_the_app_is_given_a_way_to_speak_for_the_server(prepare: Prepare, warden: Warden) -> None:
     server = prepare({"app.py": SHOWS_ENVIRON})
-    start(server, manager, WATCHDOG_USEC=str(WATCHDOG_USEC), WATCHDOG_PID="1")
+    start(server, warden, WATCHDOG_USEC=str(WATCHDOG_USEC), WATCHDOG_PID="1")
     with server.connect() as client:
         client.sendall(b"?")
         shown = b""
@@ -172,16 +173,16 @@ def test_no_program_of_the_app_is_given_a_way_to_speak_for_the_server(prepare: P
     assert b"WATCHDOG" not in shown
 
 
-def test_a_manager_that_does_not_read_holds_nothing_up(prepare: Prepare, manager: Manager) -> None:
-    """Its queue is full after some ten datagrams, net.unix.max_dgram_qlen; what matters comes when there is room."""
-    server = start(prepare(), manager)
+def test_a_manager_that_does_not_read_holds_nothing_up(prepare: Prepare, warden: Warden) -> None:
+    """Its queue is full after some ten datagrams, net.unix.max_dgram_qlen; the rest waits for room."""
+    server = start(prepare(), warden)
     for count in (1, 2, 1, 2, 1, 2, 1, 2):
         server.configure({"workers": count})
         assert server.reload()["verdict"] == "committed"
     server.send(signal.SIGTERM)
     assert server.process is not None
     assert server.process.wait(10) == 0
-    assert manager.life()[:2] == ["READY", "RELOADING"]
+    assert warden.life()[:2] == ["READY", "RELOADING"]
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "@prefork-nobody-listens", "/" + "x" * 300, "vsock:2:1"])
@@ -202,10 +203,10 @@ def test_without_a_manager_nothing_is_opened_and_nothing_is_said(prepare: Prepar
     assert "notify" not in untold.log()
 
 
-def test_a_boot_that_fails_is_never_ready(prepare: Prepare, manager: Manager) -> None:
+def test_a_boot_that_fails_is_never_ready(prepare: Prepare, warden: Warden) -> None:
     server = prepare({"app.py": UNTIDY})
     server.expected_errors += ["exit", "imported", "ZeroDivisionError", "Traceback", "cannot boot"]
-    server.start(environ={"NOTIFY_SOCKET": manager.name}, wait=False)
+    server.start(environ={"NOTIFY_SOCKET": warden.name}, wait=False)
     assert server.process is not None
     assert server.process.wait(20) == 3
-    assert "READY" not in manager.life()
+    assert "READY" not in warden.life()

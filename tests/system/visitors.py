@@ -50,7 +50,7 @@ def hear(sock: socket.socket) -> bytes:
     try:
         while data := sock.recv(65_536):
             heard += data
-    except ConnectionResetError:
+    except ConnectionResetError:  # that is how a refusal ends
         pass
     return heard
 

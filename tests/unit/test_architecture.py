@@ -41,7 +41,7 @@ FUTURE_PROTOCOL = {
     ("prefork/net/inlet.py", "_loop"),
     ("prefork/net/connection.py", "_asyncio_future_blocking"),
 }
-DOCUMENTED_UNDERSCORES = {"_exit", "_replace", "_asdict", "_make", "_fields", "_field_defaults"}
+DOCUMENTED_UNDERSCORES = {"_exit", "_replace", "_asdict", "_make", "_fields", "_field_defaults", "_current_frames"}
 REFUSED_WORDS = {"manager", "util", "utils", "helper", "helpers", "base", "common", "misc", "info", "cfg"}
 REFUSED_BEGINNINGS = ("do_", "process_")
 ASYNCIO_NAMES = {"get_extra_info"}

@@ -24,8 +24,8 @@ from prefork.config.schema import schema_of
 from prefork.config.trail import Trail
 from prefork.config.values import read_value
 from prefork.config.variables import substitute
+from tests.examples import CONF, EXAMPLES
 
-CONF = Path(__file__).parents[2] / "conf"
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
 # Every shape that a value can have, and for each kind what is good and what is bad. Left out is what a JSON
@@ -99,7 +99,7 @@ def test_the_schema_is_a_schema() -> None:
     assert json.loads(json.dumps(json_schema())) == json_schema()
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_file_in_conf_is_valid(path: Path) -> None:
     VALIDATOR.validate(yaml.safe_load(path.read_text("utf-8")))
 

@@ -9,7 +9,7 @@ import pytest
 
 from prefork.errors import RemoteProtocolError
 from prefork.framing import Framing, JsonLines, Length, Lines, Netstring, Over, Varint
-from tools.disorder import attack_noise, attack_slowness
+from tools.disorder import attack_noise, attack_slowness, queues
 from tools.disorder.attack_ground import Figures, listener, settings
 from tools.disorder.attack_plan import Manner, Raid, Report
 from tools.disorder.catalogue import GROUPS, SCENARIOS
@@ -27,6 +27,14 @@ REFUSED: dict[str, Framing] = {
     "netstring": Netstring(1000),
     "json-lines": JsonLines(1000),
 }
+
+
+TCP_TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:2329 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 7315 1
+   1: 0100007F:2329 0100017F:9C41 01 002A0000:00000000 01:00000014 00000000     0        0 7316 2
+   2: 0100017F:9C41 0100007F:2329 01 00000007:00000900 00:00000000 00000000     0        0 7317 2
+"""
 
 
 def refusals(framing: Framing, text: bytes) -> int:
@@ -107,3 +115,8 @@ def test_a_group_names_scenarios_and_the_help_lists_them(capsys: pytest.CaptureF
     told = capsys.readouterr().out
     assert "groups: attack" in told
     assert all(name in told for name in SCENARIOS)
+
+
+def test_the_kernels_table_tells_what_the_peers_of_a_port_have_not_taken() -> None:
+    assert queues.parse_unsent(TCP_TABLE, 0x2329) == [0x2A0000]
+    assert queues.parse_unsent(TCP_TABLE, 9002) == []

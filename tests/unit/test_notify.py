@@ -1,4 +1,4 @@
-"""What the service manager is told, and when: with an ear in place of a socket, and a clock that is set by hand."""
+"""What the service manager is told, and when: with an ear in place of a socket, and a clock set by hand."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Server:
 
     def add(self, slot: int, state: State = State.READY, connections: int = 0) -> WorkerRecord:
         cells = dict.fromkeys(Cell, 0) | {Cell.OPEN: connections}
-        record = WorkerRecord(slot, self.course.target.generation, self.now, state, link=SimpleNamespace(page=cells))
+        record = WorkerRecord(
+            slot, self.course.target.generation, self.now, state, link=SimpleNamespace(page=cells)
+        )
         self.roster.add(record)
         return record
 

@@ -6,13 +6,22 @@ Knows: `prefork.net.pressure`, a cgroup folder made by hand. Does not know: conn
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from prefork.net.pressure import APP_SHARE, EVICTED_AT_ONCE, NO_LIMIT, Pressure, open_memory, read_number, shed
+from prefork.net.pressure import (
+    APP_SHARE,
+    EVICTED_AT_ONCE,
+    NO_LIMIT,
+    RESCAN_SECONDS,
+    Pressure,
+    open_memory,
+    read_number,
+    shed,
+)
 
 LIMIT = 1_000_000
 V1, V2 = "v1", "v2"
@@ -133,20 +142,24 @@ class Transport:
     def is_closing(self) -> bool:
         return self.closing
 
+    def has_arrived(self) -> bool:
+        return False
+
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
 
 class Crowd:
-    """Connections that count how often they are looked at."""
+    """Connections that count how often they are looked at, and a clock."""
 
     def __init__(self, transports: Sequence[Transport]) -> None:
         self.transports = transports
         self.looks = 0
+        self.now = 1000.0
 
-    def __iter__(self) -> Iterator[Transport]:
+    def __call__(self) -> Sequence[Transport]:
         self.looks += 1
-        return iter(self.transports)
+        return self.transports
 
 
 @pytest.fixture
@@ -155,10 +168,11 @@ def pressure(tmp_path: Path) -> Pressure:
 
 
 def serials(pressure: Pressure, crowd: Crowd, count: int, name: str = "echo") -> list[int]:
-    """Return who goes, one after the other; each is closed."""
+    """Return who goes, one after the other, each at a time of its own; each is closed."""
     gone = []
     for _ in range(count):
-        oldest = pressure.find_oldest(name, crowd)
+        crowd.now += RESCAN_SECONDS
+        oldest = pressure.find_oldest(name, crowd, crowd.now)
         if oldest is None:
             break
         oldest.closing = True
@@ -175,8 +189,7 @@ def test_who_is_busy_or_owes_an_answer_or_closes_already_stays(pressure: Pressur
     stay = [Transport(1, 1.0, is_busy=True), Transport(2, 2.0, closing=True), Transport(4, 2.5, owes=True)]
     crowd = Crowd([*stay, Transport(3, 3.0)])
     assert serials(pressure, crowd, 9) == [3]
-    assert pressure.find_oldest("echo", crowd) is None
-    assert pressure.find_oldest("echo", []) is None
+    assert serials(pressure, Crowd([]), 1) == []
 
 
 def test_many_are_looked_for_together_and_closed_one_by_one(pressure: Pressure) -> None:
@@ -192,6 +205,19 @@ def test_who_has_moved_since_is_not_the_oldest_any_more(pressure: Pressure) -> N
     transports[1].touched = 10.0
     assert serials(pressure, crowd, 9) == [3, 4, 2]
     assert crowd.looks == 3  # once more for the one that has moved, and once for nobody
+
+
+def test_where_nobody_is_idle_nobody_is_looked_for_again_at_once(pressure: Pressure) -> None:
+    """A flood at a limit would else cost a look at all connections for each stranger."""
+    crowd = Crowd([Transport(1, 1.0), Transport(2, 2.0, is_busy=True)])
+    assert pressure.find_oldest("echo", crowd, 50.0) is crowd.transports[0]
+    crowd.transports[0].closing = True
+    assert pressure.find_oldest("echo", crowd, 50.0) is None
+    crowd.transports[1].is_busy = False
+    assert [pressure.find_oldest("echo", crowd, 50.0 + i / 100) for i in range(24)] == [None] * 24
+    assert crowd.looks == 2
+    assert pressure.find_oldest("other", crowd, 50.0) is crowd.transports[1]
+    assert pressure.find_oldest("echo", crowd, 50.0 + RESCAN_SECONDS) is crowd.transports[1]
 
 
 def test_listeners_are_kept_apart(pressure: Pressure) -> None:

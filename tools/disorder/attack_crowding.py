@@ -129,8 +129,8 @@ def one_source(scene: Scene) -> None:
     ground = Ground(scene)
     server = ground.server(settings(listener("echo", "echo", limits={"per_ip": _PER_IP})))
     good = {"good": Plan(server.port(), Kind.LONG, 10, think=0.002, max_bytes=512)}
-    rounds = scene.times(2, 5)
-    seconds, number = scene.duration(4, 20) / rounds, _OPENED // rounds
+    rounds = scene.times(1, 5)
+    seconds, number = scene.duration(3, 20) / rounds, _OPENED // rounds
     raid = Raid(server.port(), Manner.HOLD, number, rate=number / seconds, sources=1, net=9)
     raidings: list[Raiding] = []
 
@@ -167,7 +167,7 @@ def idle_flood(scene: Scene) -> None:
         "long": Plan(server.port(), Kind.LONG, 10, think=0.005, max_bytes=512),
         "new": Plan(server.port(), Kind.CYCLE, 10, think=0.02, max_bytes=512),
     }
-    seconds = scene.duration(3, 20)
+    seconds = scene.duration(2, 20)
     calm = ground.calm(good, seconds)
     raid = Raid(server.port(), Manner.HOLD, scene.times(3000, 20_000), rate=1000, sources=5000)
     most = [0]

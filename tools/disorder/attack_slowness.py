@@ -24,6 +24,7 @@ from tools.disorder.attack_ground import (
 from tools.disorder.attack_plan import Manner, Raid, Report
 from tools.disorder.certificate import FILES, certify
 from tools.disorder.plan import Kind, Plan
+from tools.disorder.queues import unsent_at
 from tools.disorder.scene import Scene
 from tools.disorder.server import Server
 from tools.disorder.tally import percentile
@@ -39,6 +40,7 @@ _GRACE = 8.0  # after which attackers that should be gone are counted as left
 _RATE_SECONDS = 15.0  # in which min_rate must have ended a reader
 _GIVEN_BYTES = 65_536  # that a reader's connection may cost beside limits.buffer
 _BUFFER = 1 << 20
+_FILL_SECONDS = 3.0  # until all readers have what the kernel has room for
 
 LARGE = (
     apps.ECHO
@@ -139,6 +141,10 @@ def slow_read(scene: Scene) -> None:
 
     def attack() -> tuple[Report, int]:
         raiding = ground.raid(raid)
+        raiding.wait_for(lambda report: _all_came(report, number), within=10)
+        time.sleep(_FILL_SECONDS)
+        unsent = unsent_at(raid.port)
+        scene.note(f"in the kernel, per reader: {sum(unsent) / number / 1024:.0f} KiB that it has not taken")
         grown = _most_grown(raiding, pids, number, before)
         return raiding.finish(), grown
 

@@ -1,6 +1,6 @@
-"""What waits in the kernel for the readers of UDP sockets, as /proc/net/udp shows it (proc(5)).
+"""What waits in the kernel: for the readers of UDP sockets, and for the peers of TCP ones, as proc(5) shows it.
 
-Knows: the columns of that file. Does not know: whose sockets they are.
+Knows: the columns of /proc/net/udp and tcp. Does not know: whose sockets they are.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-_TABLE = Path("/proc/net/udp")
+_TABLE, _TCP_TABLE = Path("/proc/net/udp"), Path("/proc/net/tcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,18 @@ def parse(text: str, port: int) -> list[Queue]:
 def waiting_at(port: int) -> list[Queue]:
     """Return the sockets of a port, of this network namespace."""
     return parse(_TABLE.read_text(), port)
+
+
+def parse_unsent(text: str, port: int) -> list[int]:
+    """Return the bytes that wait, in each TCP socket of a port, for its peer; those without any are left out."""
+    rows = (line.split() for line in text.splitlines()[1:])
+    local, sizes = 1, 4
+    waiting = (
+        int(row[sizes].partition(":")[0], 16) for row in rows if int(row[local].rpartition(":")[2], 16) == port
+    )
+    return [size for size in waiting if size]
+
+
+def unsent_at(port: int) -> list[int]:
+    """Return the bytes that wait for the peers of a TCP port's sockets, of this network namespace."""
+    return parse_unsent(_TCP_TABLE.read_text(), port)
