@@ -14,6 +14,7 @@ INET = ("tcp", "tls", "udp")
 UNIX = ("unix", "unixgram")
 SCHEMES = (*INET, *UNIX, "fd")
 LABEL = r"[A-Za-z0-9_-]{1,63}"  # of a host's name, RFC 1035, 2.3.4
+ZONE = r"[A-Za-z0-9._-]{1,15}"  # a name of an interface, IFNAMSIZ of net/if.h
 MAX_UNIX_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
 FORMS = "tcp://host:port, tls://host:port, udp://host:port, unix:///path, unixgram:///path or fd://N"
 
@@ -120,8 +121,8 @@ def _parse_inet(scheme: str, text: str) -> Address:
     if ":" in host:
         try:
             ipaddress.IPv6Address(host)
-            if not host.isascii():
-                raise ValueError("its zone is not ASCII")
+            if "%" in host and not re.fullmatch(ZONE, host.partition("%")[2]):
+                raise ValueError("its zone is no name of an interface")
         except ValueError as error:
             raise ValueError(f"{text!r} has no valid IPv6 address: {error}") from error
     return Address(scheme, host=host, port=port)

@@ -34,12 +34,15 @@ class RefusedError(PreforkError):
     """The server will not do it."""
 
 
-def ask(path: str, command: str, arguments: Mapping[str, Any], timeout: float | None) -> Any:
+def ask(
+    path: str, command: str, arguments: Mapping[str, Any], timeout: float | None, fd: int | None = None
+) -> Any:
     """Send one command to a server and return its result.
 
     Args:
         path: of the control socket.
         timeout: seconds for each step; None: as long as it takes.
+        fd: a descriptor that goes with it.
 
     Raises:
         NoServerError: nobody answers there.
@@ -49,7 +52,10 @@ def ask(path: str, command: str, arguments: Mapping[str, Any], timeout: float | 
         sock.settimeout(timeout)
         try:
             sock.connect(path)
-            sock.sendall(pack({"id": 1, "command": command, "arguments": dict(arguments)}))
+            request = pack({"id": 1, "command": command, "arguments": dict(arguments)})
+            if fd is not None:
+                request = request[socket.send_fds(sock, [request], [fd]) :]
+            sock.sendall(request)
             answer = _receive(sock)
         except (OSError, RemoteProtocolError) as error:
             raise NoServerError(f"no server answers at {path}: {error}") from error

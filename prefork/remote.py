@@ -54,6 +54,14 @@ def add_commands(commands: Any) -> None:
     conns.add_argument("--json", action="store_true", help="for programs")
     kick = _add(commands, "kick", _kick, "end a connection at once", "id")
     kick.add_argument("id", metavar="ID", help="as `prefork conns` and the log have it")
+    capture = _add(commands, "capture", _capture, "write what handlers read and write to a file for Wireshark")
+    capture.add_argument("-o", dest="output", metavar="FILE", required=True, help="a new file, .pcapng")
+    capture.add_argument("--listener", metavar="NAME", help="of this listener")
+    capture.add_argument("--peer", metavar="CIDR", help="with peers of this network")
+    capture.add_argument("--conn", metavar="ID", help="of this connection")
+    capture.add_argument("--limit", metavar="SIZE", default="10MB", help="of the file; default: 10MB")
+    capture.add_argument("--for", dest="duration", metavar="TIME", default="60s", help="default: 60s")
+    capture.add_argument("--max-bytes", type=int, default=0, metavar="N", help="of each read and write")
     logs = _add(commands, "logs", _logs, "log more, or less, for a while", "level")
     logs.add_argument("level", metavar="level=LEVEL", help="debug, info, warning or error")
     logs.add_argument("--for", dest="duration", metavar="TIME", help="such as 5m; then it is as before")
@@ -166,6 +174,13 @@ def _kick(options: argparse.Namespace) -> int:
         return EXIT_GOOD
     silent = f"; slots {found['silent']} have not answered" if found["silent"] else ""
     raise RefusedError(f"there is no connection {options.id}{silent}")
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from prefork.capture import run_capture
+
+    wanted = {name: getattr(options, name) for name in ("listener", "peer", "conn", "max_bytes")}
+    return run_capture(_locate(options), options.output, options.limit, options.duration, wanted)
 
 
 def _logs(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefork.address import LABEL
+from prefork.address import LABEL, ZONE
 from prefork.config.key import Kind, keys_of
 from prefork.config.model import Framing, Steer
 from prefork.config.units import (
@@ -24,7 +24,7 @@ from prefork.config.units import (
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED = rf"{_NAME}(\.{_NAME})*"
 _PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_HOST = rf"({LABEL}(\.{LABEL})*\.?|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?\])"
+_HOST = rf"({LABEL}(\.{LABEL})*\.?|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%{ZONE})?\])"
 # A NUL ends a path for the kernel, and a lone surrogate cannot be written to a log.
 _REFUSED = r"\u0000-\u001f\u007f\ud800-\udfff"
 _CHARACTER = rf"[^{_REFUSED}]"

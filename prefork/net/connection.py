@@ -225,8 +225,10 @@ class Connection(Inlet):
         if error is None or (isinstance(error, SystemExit) and transport.is_closing()):
             pass  # nothing to tell, or told by the transport, through which asyncio let it pass
         elif isinstance(error, RemoteProtocolError):
+            transport.reason = "broken"
             self._service.report_peer(error, transport.serial, transport.peer)
         elif self._end is None or self._end not in (error, error.__cause__):
+            transport.reason = "error"
             self._service.report_error(error, transport.serial, transport.peer)
         if self._end is not None:
             self._end.__traceback__ = None  # its frames hold this connection

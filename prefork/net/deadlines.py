@@ -141,7 +141,7 @@ class TimedOutlet(Outlet):
         return bool(getattr(self._protocol, "is_busy", False))
 
     def _life(self) -> float:
-        """Return the age that it may have, up to a tenth more than the limit: many of one age are not to end at once."""
+        """Return the age that it may have, up to a tenth over the limit: not all are to end at once."""
         return self._service.limits.life * (1 + LIFE_JITTER * (self.serial * GOLDEN % 1))
 
     def _grow_old(self, now: float) -> None:

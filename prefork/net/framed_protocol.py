@@ -71,6 +71,7 @@ class FramedProtocol(asyncio.Protocol):
             self._refuse(self._decoder.refusal)
 
     def _refuse(self, error: RemoteProtocolError) -> None:
+        self._transport.reason = "broken"
         self._service.report_peer(error, self._transport.serial, self._transport.peer)
         self._transport.close()
 

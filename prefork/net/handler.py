@@ -104,8 +104,10 @@ class _Streams:
         except USER_ERRORS as error:
             lost = reader.exception()
             if isinstance(error, RemoteProtocolError):
+                transport.reason = "broken"
                 self._service.report_peer(error, transport.serial, transport.peer)
             elif lost is None or lost not in (error, error.__cause__):  # else the transport has told it
+                transport.reason = "error"
                 self._service.report_error(error, transport.serial, transport.peer)
         finally:
             writer.close()

@@ -34,7 +34,7 @@ NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends 
 class StreamTransport(TimedOutlet):
     """A connected socket and the protocol that it serves."""
 
-    __slots__ = ("_deliver", "_heir")
+    __slots__ = ("_deliver", "_heir", "recorder")
 
     def __init__(self, sock: socket.socket, peer: Any, service: Service, serial: int) -> None:
         """Make the transport of a connected socket.
@@ -44,11 +44,15 @@ class StreamTransport(TimedOutlet):
         """
         super().__init__(sock, peer, service, serial)
         self._deliver: Any = None
+        self.recorder: Any = None  # while it is tapped
         self._heir: Any = None  # the transport that took socket and protocol over
 
     def open(self) -> None:
         """Make the protocol and let it have the connection."""
         self._watch()
+        tap = self._service.site.journal.tap
+        if tap is not None:
+            tap.adopt(self)
         try:
             protocol = self._service.make_protocol()
             self.set_protocol(protocol)

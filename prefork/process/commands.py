@@ -6,6 +6,7 @@ Knows: the course, the books, reloads. Does not know: sockets, the loop, how a c
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import logging
 import os
 from collections.abc import Callable
@@ -22,7 +23,26 @@ from prefork.process.report import describe_listeners, describe_workers, explain
 from prefork.process.securing import describe_certificates
 from prefork.process.verbosity import Verbosity
 
+MAX_CAPTURE_SECONDS = 3600.0
 Reply = Callable[[Any], None]
+
+
+def check_capture(wanted: dict[str, Any]) -> None:
+    """Check what an operator wants to capture.
+
+    Raises:
+        LocalProtocolError: something of it cannot be.
+    """
+    try:
+        names, limit, seconds = wanted["listeners"], int(wanted["limit"]), float(wanted["seconds"])
+        if wanted.get("peer") is not None:
+            ipaddress.ip_network(wanted["peer"], strict=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LocalProtocolError(f"cannot capture: {error}") from error
+    if wanted.get("listener") not in (None, *names):
+        raise LocalProtocolError(f"there is no listener {wanted['listener']!r}; there are {', '.join(names)}")
+    if limit <= 0 or not 0 < seconds <= MAX_CAPTURE_SECONDS:
+        raise LocalProtocolError("cannot capture: limit and time are above 0, and an hour is the most")
 
 
 class Commands:
@@ -51,6 +71,8 @@ class Commands:
             "conns": self._list_connections,
             "kick": self._kick,
             "logs": self._logs,
+            "capture": self._capture,
+            "captures": self._list_captures,
             "census": self._census,
             "config": self._config,
             "events": self._events,
@@ -173,6 +195,25 @@ class Commands:
         duration = arguments.get("duration")
         self._verbosity.change(str(arguments.get("level", "")), None if duration is None else str(duration))
         reply({"level": arguments.get("level")})
+
+    def _capture(self, arguments: dict[str, Any], reply: Reply) -> None:
+        """Have workers write what they read and write to a file; without a file: end that."""
+        fd = arguments.pop("fd", None)
+        if fd is not None:
+            check_capture(arguments)
+        records = self._staff.crew.roster.records
+        self._staff.crew.surveys.ask(
+            records,
+            "capture",
+            arguments,
+            lambda _, missing: reply({"silent": missing}),
+            [] if fd is None else [fd],
+        )
+
+    def _list_captures(self, _: dict[str, Any], reply: Reply) -> None:
+        """Return the slots whose workers write to the file of a capture."""
+        records = self._staff.crew.roster.records
+        self._staff.crew.surveys.ask(records, "captures", {}, lambda slots, _: reply(sorted(slots)))
 
     def _config(self, _: dict[str, Any], reply: Reply) -> None:
         reply(list(self._staff.current().effective))

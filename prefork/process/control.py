@@ -21,6 +21,7 @@ from prefork.wire import REQUEST_BYTES, pack, unpack
 
 BACKLOG = 64
 MAX_CLIENTS = 64
+MAX_FDS = 1  # of a request; it is closed when the request is answered
 PENDING_BYTES = 4 * 1024 * 1024  # of answers that a client does not read
 CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: SO_PEERCRED of unix(7)
 
@@ -108,6 +109,7 @@ class ControlClient:
         self._answer = answer
         self._on_close = on_close
         self._input = bytearray()
+        self._fds: list[int] = []  # that have come with requests
         self._output = bytearray()
         self._is_closed = False
         selector.register(sock, selectors.EVENT_READ, self._on_event)
@@ -115,7 +117,8 @@ class ControlClient:
     def _on_event(self) -> None:
         self.flush()
         try:
-            data = self._socket.recv(REQUEST_BYTES)
+            data, fds, _, _ = socket.recv_fds(self._socket, REQUEST_BYTES, MAX_FDS)
+            self._fds += fds
         except BlockingIOError:
             return
         except OSError:
@@ -136,9 +139,19 @@ class ControlClient:
         try:
             if not isinstance(arguments, dict):
                 raise RemoteProtocolError("arguments are a JSON object")
+            arguments.pop("fd", None)
+            if self._fds:
+                arguments["fd"] = self._fds[0]
             self._answer(str(request.get("command")), arguments, partial(self._reply, number))
         except PreforkError as error:
             self._send({"id": number, "ok": False, "error": str(error)})
+        finally:
+            self._close_fds()
+
+    def _close_fds(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
 
     def _reply(self, number: object, result: Any) -> None:
         self._send({"id": number, "ok": True, "result": result})
@@ -170,6 +183,7 @@ class ControlClient:
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
+            self._close_fds()
             self._selector.unregister(self._socket)
             self._socket.close()
             self._on_close(self)

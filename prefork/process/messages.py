@@ -116,7 +116,7 @@ class SetLevel(Order):
 
 @dataclass(frozen=True, slots=True)
 class Survey(Order):
-    """To a worker: answer a question of the operator's by `Found`, in one part or more."""
+    """To a worker: answer a question of the operator's by `Found`. Descriptors: the file of a capture."""
 
     number: int
     command: str

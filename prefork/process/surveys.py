@@ -7,7 +7,7 @@ Knows: questions, who was asked, time. Does not know: what is asked, how orders 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -45,10 +45,12 @@ class Surveys:
         command: str,
         arguments: dict[str, Any],
         conclude: Callable[[list[Any], list[int]], None],
+        fds: Sequence[int] = (),
     ) -> None:
         """Ask workers.
 
         Args:
+            fds: that go with the question.
             conclude: called once, with all rows, and the slots of those who have not answered.
         """
         asked = [record for record in records if record.pid is not None]
@@ -57,7 +59,7 @@ class Surveys:
         question = Question(conclude, self._clock() + ANSWER_SECONDS, set(slots), slots)
         self._questions[number] = question
         for record in asked:
-            record.link.send(Survey(number, command, arguments))
+            record.link.send(Survey(number, command, arguments), fds)
         self._conclude_if_over(number)
 
     def take(self, record: WorkerRecord, fact: Found) -> None:

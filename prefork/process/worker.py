@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -30,6 +31,7 @@ from prefork.net.server import Loadout, Server
 from prefork.net.service import USER_ERRORS, Draining, Worksite
 from prefork.net.survey import answer_survey
 from prefork.net.tally import Tally
+from prefork.net.tap import open_tap
 from prefork.process.channel import Channel
 from prefork.process.kernel import HANDLED, close_all_but, die_with_parent
 from prefork.process.loading import Apps, describe_failure, import_apps
@@ -185,7 +187,7 @@ class Worker:
             elif isinstance(order, Drain):
                 self._drain(order)
             elif isinstance(order, Survey):
-                self._answer(order)
+                self._answer(order, fds)
             elif isinstance(order, SetLevel):
                 logging.root.setLevel(order.level.upper())
             elif isinstance(order, ReopenLogs) and fds:
@@ -207,16 +209,28 @@ class Worker:
         else:
             self._server.drain(order.seconds, leave, order.is_last, self._is_over.set)
 
-    def _answer(self, survey: Survey) -> None:
+    def _answer(self, survey: Survey, fds: list[int]) -> None:
         """Answer a question in parts that fit into a packet."""
+        rows: list[Any] = []
         try:
-            rows = answer_survey(self._server.site, self._order.slot, survey.command, survey.arguments)
+            if survey.command == "capture":
+                self._capture(survey.arguments, fds)
+            elif survey.command == "captures":
+                rows = [self._order.slot] if self._server.site.journal.tap is not None else []
+            else:
+                rows = answer_survey(self._server.site, self._order.slot, survey.command, survey.arguments)
         except (PreforkError, ValueError, TypeError) as error:
             log.error("cannot answer a question: %s", error)
-            rows = []
         for start in range(0, max(1, len(rows)), ROWS_PER_PACKET):
             part = rows[start : start + ROWS_PER_PACKET]
             self._channel.send(Found(survey.number, part, start + ROWS_PER_PACKET >= len(rows)))
+
+    def _capture(self, wanted: dict[str, Any], fds: list[int]) -> None:
+        site = self._server.site
+        if site.journal.tap is not None:
+            site.journal.tap.close("it was ended, or another begins")
+        if fds:
+            open_tap(site, self._order.slot, fds[0], wanted)
 
     def _on_beat(self) -> None:
         self._server.tell_time()
