@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from prefork.errors import LocalProtocolError, PreforkError, ProtocolError, RemoteProtocolError
     from prefork.framing import Fixed, JsonLines, Length, Lines, Netstring, Over, Varint
+    from prefork.metrics import counter, gauge, histogram
     from prefork.net.connection import Connection
     from prefork.net.datagrams import Reply
 
@@ -29,6 +30,9 @@ __all__ = [
     "Fixed",
     "JsonLines",
     "Over",
+    "counter",
+    "gauge",
+    "histogram",
     "PreforkError",
     "ProtocolError",
     "LocalProtocolError",
@@ -40,6 +44,7 @@ _FRAMINGS = ("Lines", "Length", "Varint", "Netstring", "Fixed", "JsonLines", "Ov
 _HOMES = {
     "Connection": "prefork.net.connection",
     "Reply": "prefork.net.datagrams",
+    **dict.fromkeys(("counter", "gauge", "histogram"), "prefork.metrics"),
     **dict.fromkeys(_FRAMINGS, "prefork.framing"),
 }
 

@@ -19,6 +19,10 @@ PAGE_BYTES = 131_072  # the kernel gives memory to those 4 KiB of it that are to
 CELL_BYTES = 8  # an aligned store of 8 bytes is one instruction on every 64-bit machine: no torn reads
 FIRST_LISTENER, LISTENER_CELLS = 64, 128  # where the blocks of the listeners begin, and how large each is
 MAX_LISTENERS = 100
+FIRST_USER = (
+    FIRST_LISTENER + MAX_LISTENERS * LISTENER_CELLS
+)  # cells of the app's own metrics, up to the page's end
+USER_CELLS = PAGE_BYTES // CELL_BYTES - FIRST_USER
 MAP_NORESERVE = 0x4000  # linux/mman.h: what is not touched is not accounted for, mmap(2)
 HEADER_BYTES = 4096
 ROW_BYTES = 524_288  # of a worker's sources

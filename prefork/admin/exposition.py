@@ -85,6 +85,7 @@ def expose(census: Mapping[str, Any]) -> str:
     _add_listeners(page, census)
     _add_slots(page, census)
     _add_server(page, census)
+    _add_yields(page, census["yields"])
     return page.text()
 
 
@@ -178,6 +179,18 @@ def _add_slots(page: Page, census: Mapping[str, Any]) -> None:
         TURN_BOUNDS,
         [(label("slot", row["slot"]), row["turns"], row["busy"] / 1e9) for row in slots],
     )
+
+
+def _add_yields(page: Page, yields: Iterable[Mapping[str, Any]]) -> None:
+    """Add the app's own metrics."""
+    for metric in yields:
+        text = metric["text"].replace("\\", "\\\\").replace("\n", "\\n")
+        rows = [(label("slot", slot), numbers) for slot, numbers in metric["rows"]]
+        if metric["kind"] == "histogram":
+            parts = [(where, list(map(int, numbers[:-1])), numbers[-1]) for where, numbers in rows]
+            page.histograms(metric["name"], text, metric["bounds"], parts)
+        else:
+            page.family(metric["name"], metric["kind"], text, [(where, numbers[0]) for where, numbers in rows])
 
 
 def _add_server(page: Page, census: Mapping[str, Any]) -> None:

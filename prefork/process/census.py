@@ -35,6 +35,7 @@ def take_census(crew: Crew, ports: Ports) -> dict[str, Any]:
         "starts": tolls.starts,
         "start_seconds": tolls.start_seconds,
         "queues": ports.queues(),
+        "yields": crew.yields.describe(crew.roster.records),
         "dropped": ports.dropped,
         "overflows": read_overflows(),
     }

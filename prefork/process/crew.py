@@ -24,6 +24,7 @@ from prefork.process.messages import Drain, Fact, Failed, Found, Order, Ready, R
 from prefork.process.roster import Event, Roster, State, WorkerRecord
 from prefork.process.surveys import Surveys
 from prefork.process.tolls import Tolls
+from prefork.process.yields import Yields
 from prefork.scoreboard import Cell, Page, Scoreboard, read_counters
 
 STACK_SECONDS = 0.2  # for a worker that stands still to write down where
@@ -47,6 +48,7 @@ class Link:
     config: Config
     jitter: float  # on the limits of `recycle`, about 1
     watched: dict[Any, Any] = field(default_factory=dict)
+    metrics: list[Any] = field(default_factory=list)  # of the app's own
     failure: Failed | None = None
     drained_at: float | None = None
 
@@ -85,6 +87,7 @@ class Crew:
         self.totals: dict[tuple[int, str], Counter[int]] = {}  # by slot and listener, of workers that are gone
         self.tolls = Tolls()
         self.surveys = Surveys(clock)
+        self.yields = Yields()
         self._kernel = kernel
         self._clock = clock
         self._selector = selector
@@ -204,6 +207,7 @@ class Crew:
             elif record.state is State.DYING:
                 self._kernel.kill(fact.pid, signal.SIGKILL)
         elif isinstance(fact, Ready):
+            record.link.metrics = fact.metrics
             self._on_ready(record)
         elif isinstance(fact, Failed):
             record.link.failure = fact
@@ -321,6 +325,7 @@ class Crew:
         self.roster.remove(record)
         self.surveys.forget(record)
         self.tolls.note_exit(record.slot, link.page, how="ordered" if was_ordered else "crashed", code=reason)
+        self.yields.note_end(record.slot, link.page, link.metrics)
         for place, listener in enumerate(link.config.listeners):
             totals = self.totals.setdefault((record.slot, listener.name), Counter())
             totals.update(read_counters(link.page, place))

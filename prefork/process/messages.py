@@ -37,7 +37,13 @@ class Spawned(Fact):
 
 @dataclass(frozen=True, slots=True)
 class Ready(Fact):
-    """A mold has imported the app; a worker can serve."""
+    """A mold has imported the app; a worker can serve.
+
+    Args:
+        metrics: of the app's own, as `prefork.metrics` declares them.
+    """
+
+    metrics: list[Any] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from setproctitle import setproctitle
 
 from prefork.errors import ConfigError, PreforkError
 from prefork.log import install
+from prefork.metrics import REGISTRY
 from prefork.net.acceptor import Shift
 from prefork.net.lookout import Lookout
 from prefork.net.loop import READABLE, Selector, new_loop
@@ -132,6 +133,7 @@ class Worker:
     async def _serve(self, loop: asyncio.AbstractEventLoop, selector: Selector, apps: Apps) -> None:
         label = f"{self._order.slot}.g{self._plan.generation}.{os.getpid()}"
         page = self._plan.scoreboard.page(self._order.seat)
+        REGISTRY.bind(page)
         site = Worksite(loop, selector, Tally(page), Draining(), label)
         plan = self._plan
         site.journal.share = plan.config.log.access
@@ -145,7 +147,7 @@ class Worker:
             loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
             selector.watch(self._channel_fd, self, READABLE)
             lookout = self._post_lookout(site)
-            self._channel.send(Ready())
+            self._channel.send(Ready(REGISTRY.declared))
             await self._is_over.wait()
             lookout.stop()
             self._server.close()

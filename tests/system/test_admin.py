@@ -284,3 +284,52 @@ def timed(act: Callable[[], object]) -> float:
     begun = time.monotonic()
     act()
     return time.monotonic() - begun
+
+
+APP = """
+import asyncio, os
+import prefork
+
+jobs = prefork.counter("jobs_total", "Jobs that were done.")
+depth = prefork.gauge("depth", "How deep it is.")
+sizes = prefork.histogram("job_bytes", 'A "text"\\\\ with\\nmore', bounds=(10, 100))
+
+async def work(conn):
+    async for line in conn:
+        jobs.inc()
+        depth.set(1.5)
+        sizes.observe(len(line))
+        await conn.send(line)
+"""
+
+
+def test_an_apps_own_metrics_are_summed_over_its_workers_and_survive_them(prepare: Prepare) -> None:
+    work = {"name": "echo", "bind": "tcp://127.0.0.1:0", "app": "app:work", "framing": "lines"}
+    server = prepare({"app.py": APP}, listeners=[work], **PROXY)
+    server.expected_errors.append("was ended by SIGKILL")
+    server.start()
+    eventually(lambda: get(server, "/healthz/live")[0] == 200)
+    for _ in range(20):
+        with server.connect() as sock:
+            assert exchange(sock, b"x" * 20 + b"\n") == b"x" * 20 + b"\n"
+    assert total(server, "jobs_total") == 20
+    assert total(server, "job_bytes_sum") == 400
+    assert total(server, "job_bytes_bucket", le="10.0") == 0
+    assert total(server, "job_bytes_bucket", le="100.0") == total(server, "job_bytes_count") == 20
+    assert {value for (name, _), value in metrics(server).items() if name == "depth"} <= {0.0, 1.5}
+    for pid in server.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: total(server, "prefork_worker_exits_total", how="crashed") == 2)
+    assert server.reload()["verdict"] == "committed"
+    assert total(server, "jobs_total") == 20
+
+
+def test_a_metric_of_a_wrong_name_refuses_the_reload(prepare: Prepare) -> None:
+    server = started(prepare, "the new code cannot be imported", "Traceback", "reload refused")
+    server.write("app.py", "import prefork\nprefork.counter('jobs', 'x')\nasync def work(conn): pass\n")
+    server.configure(
+        {"workers": 2, "listeners": [{"name": "echo", "bind": "tcp://127.0.0.1:0", "app": "app:work"}]}
+    )
+    verdict = server.reload()
+    assert verdict["verdict"] == "refused"
+    assert "names of counters, and no others, end with _total" in verdict["reason"]

@@ -21,6 +21,8 @@ VALUES = {
     "bool": True,
     "Watch": Watch.SECOND,
     "int | None": 3,
+    "list[Any]": ["jobs_total", 1, [0.5, None]],
+    "dict[str, Any]": {"peer": "10.0.0.0/8", "limit": 5},
 }
 
 

@@ -1,0 +1,142 @@
+"""Metrics of the app's own: declared at import, counted in the worker's page, summed over all workers.
+
+Knows: names, cells. Does not know: who reads them, the names of the server's own metrics.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+from prefork.errors import LocalProtocolError
+from prefork.scoreboard import FIRST_USER, USER_CELLS, Page
+
+NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+RESERVED = ("prefork_", "process_")
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # of Prometheus' own clients
+MAX_TEXT = 200
+
+
+class Registry:
+    """What was declared, and the cells that it is counted in.
+
+    Attributes:
+        cells: whole numbers; the worker's, from its fork on.
+        floats: the same memory as floats.
+        declared: rows of (name, kind, text, first cell, bounds).
+    """
+
+    def __init__(self) -> None:
+        memory = memoryview(bytearray(USER_CELLS * 8))
+        self.cells: Page = memory.cast("Q")
+        self.floats: Any = memory.cast("d")
+        self.declared: list[list[Any]] = []
+        self._used = 0
+
+    def bind(self, page: Page) -> None:
+        """Count in a worker's page from now on."""
+        bytes_of = page[FIRST_USER : FIRST_USER + USER_CELLS].cast("B")
+        self.cells, self.floats = bytes_of.cast("Q"), bytes_of.cast("d")
+
+    def declare(self, name: str, kind: str, text: str, size: int, bounds: Sequence[float] = ()) -> int:
+        """Return the first cell of a new metric.
+
+        Raises:
+            LocalProtocolError: the name cannot be used, or there is no room.
+        """
+        if not NAME.fullmatch(name) or name.startswith(RESERVED):
+            raise LocalProtocolError(f"cannot declare {name!r}: write letters, digits and _, such as jobs_total")
+        if (kind == "counter") != name.endswith("_total"):
+            raise LocalProtocolError(f"cannot declare {name!r}: names of counters, and no others, end with _total")
+        if any(row[0] == name for row in self.declared):
+            raise LocalProtocolError(f"cannot declare {name!r}: it is declared already")
+        if self._used + size > USER_CELLS:
+            raise LocalProtocolError(f"cannot declare {name!r}: there is room for {USER_CELLS} numbers")
+        first, self._used = self._used, self._used + size
+        self.declared.append([name, kind, text[:MAX_TEXT], first, list(bounds)])
+        return first
+
+
+REGISTRY = Registry()
+
+
+class Counter:
+    """Counts what happens; it never goes down, over crashes and reloads too."""
+
+    __slots__ = ("_cell", "_registry")
+
+    def __init__(self, registry: Registry, cell: int) -> None:
+        self._registry = registry
+        self._cell = cell
+
+    def inc(self, number: int = 1) -> None:
+        """Count one, or more; at least 0."""
+        self._registry.cells[self._cell] += number
+
+
+class Gauge:
+    """A number that goes up and down; each worker has its own."""
+
+    __slots__ = ("_cell", "_registry")
+
+    def __init__(self, registry: Registry, cell: int) -> None:
+        self._registry = registry
+        self._cell = cell
+
+    def set(self, value: float) -> None:
+        self._registry.floats[self._cell] = value
+
+    def inc(self, by: float = 1.0) -> None:
+        """Add to it; a negative number takes away."""
+        self._registry.floats[self._cell] += by
+
+
+class Histogram:
+    """Counts values by size."""
+
+    __slots__ = ("_bounds", "_cell", "_registry")
+
+    def __init__(self, registry: Registry, cell: int, bounds: Sequence[float]) -> None:
+        self._registry = registry
+        self._cell = cell
+        self._bounds = bounds
+
+    def observe(self, value: float) -> None:
+        registry, bounds = self._registry, self._bounds
+        registry.cells[self._cell + bisect_left(bounds, value)] += 1
+        registry.floats[self._cell + len(bounds) + 1] += value
+
+
+def counter(name: str, text: str) -> Counter:
+    """Declare a counter, at import; its name ends with _total.
+
+    Raises:
+        LocalProtocolError: the name cannot be used, is taken, or there is no room.
+    """
+    return Counter(REGISTRY, REGISTRY.declare(name, "counter", text, 1))
+
+
+def gauge(name: str, text: str) -> Gauge:
+    """Declare a gauge, at import.
+
+    Raises:
+        LocalProtocolError: the name cannot be used, is taken, or there is no room.
+    """
+    return Gauge(REGISTRY, REGISTRY.declare(name, "gauge", text, 1))
+
+
+def histogram(name: str, text: str, bounds: Sequence[float] = BOUNDS) -> Histogram:
+    """Declare a histogram, at import.
+
+    Args:
+        bounds: of its buckets, rising.
+
+    Raises:
+        LocalProtocolError: the name cannot be used, is taken, there is no room, or the bounds do not rise.
+    """
+    bounds = tuple(map(float, bounds))
+    if not bounds or list(bounds) != sorted(set(bounds)):
+        raise LocalProtocolError(f"cannot declare {name!r}: its bounds do not rise")
+    return Histogram(REGISTRY, REGISTRY.declare(name, "histogram", text, len(bounds) + 2, bounds), bounds)
