@@ -54,6 +54,14 @@ def add_commands(commands: Any) -> None:
     conns.add_argument("--json", action="store_true", help="for programs")
     kick = _add(commands, "kick", _kick, "end a connection at once", "id")
     kick.add_argument("id", metavar="ID", help="as `prefork conns` and the log have it")
+    for name, words in (
+        ("drain", "let a slot or a listener accept nobody new; its clients stay"),
+        ("resume", "let it accept again"),
+    ):
+        hold = _add(commands, name, _hold, words)
+        hold.add_argument("--slot", type=int, metavar="N", help="the worker's")
+        hold.add_argument("--listener", metavar="NAME", help="all workers'")
+        hold.set_defaults(order=name)
     capture = _add(commands, "capture", _capture, "write what handlers read and write to a file for Wireshark")
     capture.add_argument("-o", dest="output", metavar="FILE", required=True, help="a new file, .pcapng")
     capture.add_argument("--listener", metavar="NAME", help="of this listener")
@@ -174,6 +182,12 @@ def _kick(options: argparse.Namespace) -> int:
         return EXIT_GOOD
     silent = f"; slots {found['silent']} have not answered" if found["silent"] else ""
     raise RefusedError(f"there is no connection {options.id}{silent}")
+
+
+def _hold(options: argparse.Namespace) -> int:
+    wanted = {name: getattr(options, name) for name in ("slot", "listener") if getattr(options, name) is not None}
+    _ask(options, options.order, **wanted)
+    return EXIT_GOOD
 
 
 def _capture(options: argparse.Namespace) -> int:

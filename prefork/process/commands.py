@@ -16,6 +16,7 @@ from prefork.errors import LocalProtocolError
 from prefork.process.bans import BanList
 from prefork.process.census import take_census
 from prefork.process.course import Course, Ending
+from prefork.process.holds import Holds
 from prefork.process.recent import Recent
 from prefork.process.reload import Staff
 from prefork.process.reloads import Reloads
@@ -49,10 +50,15 @@ class Commands:
     """Answers requests; what it raises is an answer too."""
 
     def __init__(
-        self, course: Course, reloads: Reloads, staff: Staff, bans: BanList, verbosity: Verbosity
+        self,
+        course: Course,
+        reloads: Reloads,
+        staff: Staff,
+        holds: Holds,
+        rules: tuple[BanList, Verbosity],
     ) -> None:
-        self._bans = bans
-        self._verbosity = verbosity
+        self._holds = holds
+        self._bans, self._verbosity = rules
         self._recent = Recent()
         logging.getLogger("prefork").addHandler(self._recent)
         self._started_at = staff.clock()
@@ -71,6 +77,8 @@ class Commands:
             "conns": self._list_connections,
             "kick": self._kick,
             "logs": self._logs,
+            "drain": lambda arguments, reply: self._hold(arguments, reply, True),
+            "resume": lambda arguments, reply: self._hold(arguments, reply, False),
             "capture": self._capture,
             "captures": self._list_captures,
             "census": self._census,
@@ -139,6 +147,7 @@ class Commands:
                 "why": why,
                 "certificates": describe_certificates(self._staff.current().plan.securities),
                 "bans": self._bans.describe(),
+                "held": self._holds.describe(),
                 **counted,
                 "last_reload": {
                     "verdict": last.verdict if last else None,
@@ -209,6 +218,11 @@ class Commands:
             lambda _, missing: reply({"silent": missing}),
             [] if fd is None else [fd],
         )
+
+    def _hold(self, arguments: dict[str, Any], reply: Reply, is_held: bool) -> None:
+        names = [listener["name"] for listener in self._staff.ports.bound()]
+        self._holds.change(arguments, names, is_held)
+        reply(self._holds.describe())
 
     def _list_captures(self, _: dict[str, Any], reply: Reply) -> None:
         """Return the slots whose workers write to the file of a capture."""

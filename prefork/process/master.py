@@ -335,7 +335,12 @@ class Master:
         ready = [r for r in crew.roster.in_state(State.READY) if not crew.is_laden(r)]
         ready = ready or [r for r in crew.roster.in_state(State.READY) if not crew.is_lagging(r)]
         ready = ready or crew.roster.in_state(State.READY)
+        holds = self._operations.holds
+        paused = crew.roster.in_state(State.PAUSED)
+        if any(r.slot not in holds.slots for r in ready):  # else all would wait for nobody
+            paused += [r for r in ready if r.slot in holds.slots]
+            ready = [r for r in ready if r.slot not in holds.slots]
         ready.sort(key=lambda r: r.generation)
         wanted = self._course.target.count
-        ports.assign(ready, crew.roster.in_state(State.PAUSED), wanted)
+        ports.assign(ready, paused, wanted, holds.listeners)
         ports.steer(tuple(sorted({r.slot for r in ready})), wanted)

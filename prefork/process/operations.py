@@ -14,6 +14,7 @@ from prefork.process.attendant import Attendant
 from prefork.process.bans import BanList
 from prefork.process.commands import Commands
 from prefork.process.course import Course
+from prefork.process.holds import Holds
 from prefork.process.kernel import Kernel
 from prefork.process.reload import Generation, Staff
 from prefork.process.reloads import Reloads
@@ -33,7 +34,8 @@ class Operations:
         notice: Notice = staff.current().plan.scoreboard.notice
         self._bans = BanList(notice, staff.clock)
         self._verbosity = Verbosity(staff.crew, staff.clock, lambda: staff.current().config.log.level)
-        self.commands = Commands(course, reloads, staff, self._bans, self._verbosity)
+        self.holds = Holds()
+        self.commands = Commands(course, reloads, staff, self.holds, (self._bans, self._verbosity))
         self._attendant = Attendant(kernel, staff.clock, selector, self.commands.answer)
 
     def open(self) -> None:

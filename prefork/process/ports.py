@@ -6,7 +6,7 @@ Knows: listeners, records of workers, what each was told. Does not know: why a w
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from prefork.address import parse_address
@@ -146,10 +146,17 @@ class Ports:
         listeners = (*self._listeners.values(), *(listener for _, listener in self._removed))
         return self._dropped_before + sum(listener.dropped for listener in listeners)
 
-    def assign(self, ready: Sequence[WorkerRecord], paused: Sequence[WorkerRecord], wanted: int) -> None:
+    def assign(
+        self,
+        ready: Sequence[WorkerRecord],
+        paused: Sequence[WorkerRecord],
+        wanted: int,
+        held: Collection[str] = (),
+    ) -> None:
         """Tell the workers what to watch, as far as that has changed.
 
         Args:
+            held: names of listeners that nobody watches for the time being.
             ready: workers that accept; the newest of a slot last.
             paused: workers that accept only for listeners that no ready one serves.
             wanted: how many slots there are to be.
@@ -157,6 +164,7 @@ class Ports:
         sockets = {
             key: Group(len(lis.sockets), lis.is_shared, wanted if lis.is_datagram else None)
             for key, lis in self._listeners.items()
+            if lis.name not in held
         }
         served = {key for key in sockets if any(self._serves(w, key) for w in ready)}
         duties = cover(ready, {k: v for k, v in sockets.items() if k in served}, self._serves)

@@ -105,6 +105,40 @@ def test_one_connection_is_kicked_and_the_others_stay(server: Running) -> None:
         assert (again.returncode, "there is no connection" in again.stderr) == (3, True)
 
 
+def test_a_slot_that_is_drained_keeps_its_clients_and_gets_nobody_new(server: Running) -> None:
+    with ExitStack() as stack:
+        old = [dial(server, stack) for _ in range(10)]
+        assert all(exchange(sock, b"x") == b"x" for sock in old)
+        before = {row["slot"]: row["connections"] for row in server.workers()}
+        assert server.run("drain", "--control", str(server.control), "--slot", "0").returncode == 0
+        assert server.status()["held"] == {"slots": [0], "listeners": []}
+        for _ in range(20):
+            assert exchange(dial(server, stack), b"x") == b"x"
+        after = {row["slot"]: row["connections"] for row in server.workers()}
+        assert after == {0: before[0], 1: before[1] + 20}
+        assert all(exchange(sock, b"y") == b"y" for sock in old)
+        assert server.run("resume", "--control", str(server.control), "--slot", "0").returncode == 0
+        for _ in range(20):
+            assert exchange(dial(server, stack), b"x") == b"x"
+        assert {row["slot"]: row["connections"] for row in server.workers()}[0] > before[0]
+
+
+def test_who_comes_to_a_listener_that_is_drained_waits_until_it_is_resumed(server: Running) -> None:
+    with ExitStack() as stack:
+        old = dial(server, stack, name="lines")
+        assert exchange(old, b"x\n") == b"X\n"
+        assert server.run("drain", "--control", str(server.control), "--listener", "lines").returncode == 0
+        new = dial(server, stack, name="lines")
+        new.sendall(b"later\n")
+        assert exchange(old, b"y\n") == b"Y\n"
+        assert exchange(dial(server, stack), b"echo") == b"echo"
+        assert server.status()["counters"]["accepted"] == 2
+        assert server.run("resume", "--control", str(server.control), "--listener", "lines").returncode == 0
+        assert receive(new, 6) == b"LATER\n"
+    wrong = server.run("drain", "--control", str(server.control), "--listener", "nobody")
+    assert (wrong.returncode, "there are echo, lines" in wrong.stderr) == (3, True)
+
+
 def test_the_level_is_changed_for_a_while_and_goes_back_by_itself(server: Running) -> None:
     with server.connect("lines") as sock:
         assert exchange(sock, b"quiet\n") == b"QUIET\n"

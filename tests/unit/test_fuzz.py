@@ -25,8 +25,6 @@ NAMES = (
     *("lines", "length-1", "length-2", "length-4", "length-8", "varint", "netstring", "fixed", "json-lines"),
     *("proxy", "hello", "control", "messages", "bans", "log-text", "log-json"),
 )
-# Bugs that are known and not mended yet: a target may find these, and nothing else.
-KNOWN = {}
 
 
 @pytest.fixture

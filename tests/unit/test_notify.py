@@ -285,7 +285,7 @@ def test_a_name_of_another_kind_is_told_and_passed_over(name: str, caplog: pytes
     ("usec", "pid", "is_watched"),
     [
         ("3000000", "", True),
-        ("3000000", str(os.getpid()), True),
+        ("3000000", "mine", True),
         ("3000000", "1", False),
         ("", "", False),
         ("0", "", False),
@@ -294,7 +294,8 @@ def test_a_name_of_another_kind_is_told_and_passed_over(name: str, caplog: pytes
     ],
 )
 def test_the_watchdog_is_for_the_process_that_it_names(usec: str, pid: str, is_watched: bool) -> None:
-    environ = {"NOTIFY_SOCKET": "@nobody", "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
+    named = pid.replace("mine", str(os.getpid()))
+    environ = {"NOTIFY_SOCKET": "@nobody", "WATCHDOG_USEC": usec, "WATCHDOG_PID": named}
     notifier = take_notifier(environ)
     try:
         assert len(list(notifier.deadlines())) == is_watched
