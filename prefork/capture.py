@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from prefork import __version__
 from prefork.client import NoServerError, RefusedError, UsageError, ask
 from prefork.config.units import parse_duration, parse_size
 from prefork.pcapng import header
@@ -41,7 +42,7 @@ def run_capture(path: str, output: str, limit: str, duration: str, wanted: Mappi
     is_begun = False
     given = {name: value for name, value in wanted.items() if value is not None}
     try:
-        os.write(fd, header("0.1.0", names))
+        os.write(fd, header(__version__, names))
         arguments = {**given, "listeners": names, "limit": most, "seconds": seconds}
         ask(path, "capture", arguments, PROBE_SECONDS, fd)
         is_begun = True

@@ -35,11 +35,36 @@ def add_commands(commands: Any) -> None:
     scale = _add(commands, "scale", _scale, "change the number of workers until the next reload", "count")
     scale.add_argument("count", metavar="N|+N|-N", help="how many, or how many more or less")
     _add(commands, "health", _health, "exit 0 if every slot has a worker that serves, else 3")
+    _add_views(commands)
+    _add_changes(commands)
+
+
+def _add_changes(commands: Any) -> None:
+    """Add what changes who is served, and how much is told."""
     ban = _add(commands, "ban", _ban, "refuse a network, and end its connections", "network")
     ban.add_argument("network", metavar="CIDR", help="such as 192.0.2.0/24 or 2001:db8::/32")
     ban.add_argument("--for", dest="duration", metavar="TIME", help="such as 10m; default: 1h")
     unban = _add(commands, "unban", _unban, "end a ban", "network")
     unban.add_argument("network", metavar="CIDR", help="as it was banned")
+    kick = _add(commands, "kick", _kick, "end a connection at once", "id")
+    kick.add_argument("id", metavar="ID", help="as `prefork conns` and the log have it")
+    for name, words in (
+        ("drain", "let a slot or a listener accept nobody new; its clients stay"),
+        ("resume", "let it accept again"),
+    ):
+        hold = _add(commands, name, _hold, words)
+        hold.add_argument("--slot", type=int, metavar="N", help="the worker's")
+        hold.add_argument("--listener", metavar="NAME", help="all workers'")
+        hold.set_defaults(order=name)
+    logs = _add(commands, "logs", _logs, "log more, or less, for a while", "level")
+    logs.add_argument("level", metavar="level=LEVEL", help="debug, info, warning or error")
+    logs.add_argument("--for", dest="duration", metavar="TIME", help="such as 5m; then it is as before")
+    bans = _add(commands, "bans", _bans, "list what is banned")
+    bans.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_views(commands: Any) -> None:
+    """Add what shows the server's life."""
     conns = _add(commands, "conns", _conns, "list connections, the oldest first")
     for name, words in (
         ("listener", "of this listener"),
@@ -52,16 +77,6 @@ def add_commands(commands: Any) -> None:
         kind = int if name in ("slot", "limit") else float if name in ("older", "idle") else str
         conns.add_argument(f"--{name}", type=kind, help=words)
     conns.add_argument("--json", action="store_true", help="for programs")
-    kick = _add(commands, "kick", _kick, "end a connection at once", "id")
-    kick.add_argument("id", metavar="ID", help="as `prefork conns` and the log have it")
-    for name, words in (
-        ("drain", "let a slot or a listener accept nobody new; its clients stay"),
-        ("resume", "let it accept again"),
-    ):
-        hold = _add(commands, name, _hold, words)
-        hold.add_argument("--slot", type=int, metavar="N", help="the worker's")
-        hold.add_argument("--listener", metavar="NAME", help="all workers'")
-        hold.set_defaults(order=name)
     capture = _add(commands, "capture", _capture, "write what handlers read and write to a file for Wireshark")
     capture.add_argument("-o", dest="output", metavar="FILE", required=True, help="a new file, .pcapng")
     capture.add_argument("--listener", metavar="NAME", help="of this listener")
@@ -70,11 +85,6 @@ def add_commands(commands: Any) -> None:
     capture.add_argument("--limit", metavar="SIZE", default="10MB", help="of the file; default: 10MB")
     capture.add_argument("--for", dest="duration", metavar="TIME", default="60s", help="default: 60s")
     capture.add_argument("--max-bytes", type=int, default=0, metavar="N", help="of each read and write")
-    logs = _add(commands, "logs", _logs, "log more, or less, for a while", "level")
-    logs.add_argument("level", metavar="level=LEVEL", help="debug, info, warning or error")
-    logs.add_argument("--for", dest="duration", metavar="TIME", help="such as 5m; then it is as before")
-    bans = _add(commands, "bans", _bans, "list what is banned")
-    bans.add_argument("--json", action="store_true", help="for programs")
     top = _add(commands, "top", _top, "watch a server on a terminal, and command it by keys")
     top.add_argument("--interval", metavar="TIME", default="1s", help="between two looks; default: 1s")
     top.add_argument("--once", action="store_true", help="print one frame, to a terminal or not")

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prefork.net.entrance import enter
+from prefork.net.entrance import enter, evicts
 from prefork.net.loop import EDGE, EXCLUSIVE, READABLE
 from prefork.net.peer import read_credentials
 from prefork.net.service import Service
@@ -143,6 +143,9 @@ class Acceptor:
             if service.is_full and service.has_to_wait:
                 self._wait_for_room()
                 return
+            if service.is_full and not evicts(service) and self._is_partner_free():
+                self._look_away(HEAD_START_SECONDS)  # which takes what would be refused here
+                return
             if service.site.pressure.is_short:
                 self._look_away(SHORT_SECONDS)
                 return
@@ -173,6 +176,9 @@ class Acceptor:
                 break
             service.ledger.count(Count.REFUSED)
         self._look_away(EXHAUSTED_SECONDS)
+
+    def _is_partner_free(self) -> bool:
+        return self._partner is not None and not self._partner[Cell.FULL]
 
     def _look_away(self, seconds: float) -> None:
         self.pause()

@@ -61,6 +61,7 @@ def has_room(service: Service, peer: Any, is_balancer: bool) -> bool:
 
 
 def evicts(service: Service) -> bool:
+    """Whether the oldest connection of a full listener gives way."""
     return service.limits.when_full == "oldest" and "connections" not in service.limits.dry_run
 
 

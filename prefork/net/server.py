@@ -15,7 +15,7 @@ from prefork.firewall import OPEN_TO_ALL, Firewalls, pack_host
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.datagram_app import build_datagram_app
 from prefork.net.datagram_sockets import DatagramSockets
-from prefork.net.entrance import HeaderArrival
+from prefork.net.entrance import HeaderArrival, evicts
 from prefork.net.framings import build_framing
 from prefork.net.guard import BanBoard, Guard, host_of
 from prefork.net.handler import build_protocol_factory
@@ -119,7 +119,7 @@ class Server:
     def _is_full(self) -> bool:
         """Whether nobody new is accepted for any listener."""
         streams = [s for name, s in self._services.items() if name not in self._datagrams.apps]
-        return self.site.pressure.is_short or (bool(streams) and all(s.is_full and s.has_to_wait for s in streams))
+        return self.site.pressure.is_short or (bool(streams) and all(s.is_full and not evicts(s) for s in streams))
 
     def _end_banned(self) -> None:
         """End the connections of those who are banned from now on."""

@@ -26,6 +26,7 @@ from prefork.net.transport import READ_BYTES, StreamTransport
 from prefork.pcapng import Close, Stream
 
 SPARE_BYTES = 1 << 20  # of the disk are left to others: a block that is cut makes the file unreadable
+GATHERED_BYTES, GATHERED_SECONDS = 16_384, 0.1  # of what waits to be written
 FAULTS = {"broken": Close.RESET_BY_PEER}
 
 log = logging.getLogger("prefork.capture")
@@ -72,6 +73,8 @@ class Tap:
         self._limit = limit
         self._filter = chosen
         self._blocks: list[bytes] = []
+        self._size = 0  # of these
+        self._timer: asyncio.TimerHandle | None = None
         self._recorders: dict[Any, Recorder] = {}
         self.is_closed = False
         site.journal.tap = self
@@ -98,13 +101,19 @@ class Tap:
         self._recorders.pop(transport, None)
 
     def write(self, blocks: bytes) -> None:
-        """Have blocks written at the end of this turn of the loop, together: that keeps them whole."""
-        if not self._blocks:
-            self._site.loop.call_soon(self._flush)
+        """Have blocks written soon, many together: that keeps them whole, and costs one call."""
         self._blocks.append(blocks)
+        self._size += len(blocks)
+        if self._size >= GATHERED_BYTES:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._site.loop.call_later(GATHERED_SECONDS, self._flush)
 
     def _flush(self) -> None:
-        blocks, self._blocks = b"".join(self._blocks), []
+        blocks, self._blocks, self._size = b"".join(self._blocks), [], 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not blocks or self._fd < 0:
             return
         try:
@@ -123,6 +132,7 @@ class Tap:
         if self.is_closed:
             return
         self.is_closed = True
+        self._flush()
         log.info("the capture ends: %s", reason)
         if self._site.journal.tap is self:
             self._site.journal.tap = None

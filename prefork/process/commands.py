@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from prefork import __version__
 from prefork.errors import LocalProtocolError
 from prefork.process.bans import BanList
 from prefork.process.census import take_census
@@ -137,6 +138,7 @@ class Commands:
         reply(
             {
                 "pid": os.getpid(),
+                "version": __version__,
                 "generation": target.generation,
                 "target": target.count,
                 "state": "stopping" if self._course.ending else "running",

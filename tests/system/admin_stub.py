@@ -67,11 +67,12 @@ class AdminStub:
     """What the pages answer, and what the stream says next; None ends the streams that are open.
 
     Attributes:
+        url: where the page is.
         asked: the paths that were asked for, each with its Host.
     """
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self) -> None:
+        self.url = ""
         self.conns: tuple[int, Any] = (200, [])
         self.asked: list[tuple[str, str]] = []
         self._streams: list[queue.SimpleQueue[Event | None]] = []
@@ -114,7 +115,7 @@ class AdminStub:
 class _Answer(BaseHTTPRequestHandler):
     stub: AdminStub
 
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         self.stub.asked.append((self.path, self.headers["Host"]))
         if self.path == "/":
             page = PAGE.read_text("utf-8").replace("{{nonce}}", NONCE)
@@ -152,11 +153,11 @@ class _Answer(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[AdminStub]:
     """Serve the page on a free port of this machine."""
-    answer = type("Answer", (_Answer,), {})
+    stub = AdminStub()
+    answer = type("Answer", (_Answer,), {"stub": stub, "do_GET": _Answer.answer})
     with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
         server.daemon_threads = True
-        stub = AdminStub(server.server_port)
-        answer.stub = stub  # type: ignore[attr-defined]
+        stub.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

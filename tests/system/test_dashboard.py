@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,14 @@ import pytest
 from tests.eventually import eventually
 from tests.system import admin_stub
 from tests.system.admin_stub import AdminStub, connection, record, status, worker
+from tests.system.conftest import Prepare
+from tests.system.running import exchange
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 HOSTILE = "<img src=x onerror=alert(1)>"
 MIB = 1 << 20
+ANSWER_SECONDS = 60
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt install chromium)")
 
@@ -76,6 +81,7 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._answers], [], [], ANSWER_SECONDS)[0], "the browser says nothing"
             piece = os.read(self._answers, 1 << 20)
             assert piece, "the browser is gone"
             self._rest += piece
@@ -288,11 +294,11 @@ def test_a_pause_holds_the_numbers(browser: Browser, stub: AdminStub, shows: Sho
     shows("#facts", "uptime 2 min 0 s")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280, 3840])
+@pytest.mark.parametrize("screen", [*product([360, 1280, 3840], ["light", "dark"])])
 def test_it_fits_a_screen_in_both_schemes(
-    browser: Browser, stub: AdminStub, shows: Shows, width: int, scheme: str, tmp_path: Path
+    browser: Browser, stub: AdminStub, shows: Shows, screen: tuple[int, str], tmp_path: Path
 ) -> None:
+    width, scheme = screen
     stub.conns = (200, [connection(n, f"192.0.2.{n}:5000", n * MIB) for n in range(1, 6)])
     stub.tell(("status", status(0)), ("status", status(1, received=MIB)), record(1, "x" * 400))
     browser.open(stub.url, width, scheme)
@@ -304,3 +310,20 @@ def test_it_fits_a_screen_in_both_schemes(
     assert dark == (scheme == "dark")
     browser.shoot(tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_admin_process_serves_it_and_its_policy_lets_it_work(
+    browser: Browser, prepare: Prepare, shows: Shows
+) -> None:
+    server = prepare(admin={"bind": "tcp://127.0.0.1:0"}).start()
+    (port,) = eventually(lambda: re.findall(r"admin listens on tcp://127\.0\.0\.1:(\d+)", server.log()))
+    browser.open(f"http://127.0.0.1:{port}/")
+    shows("#tiles", "slot 1 ● ready")
+    shows("#ready", "● ready")
+    shows("#log", "admin listens on ")
+    with server.connect() as client:
+        exchange(client, b"x" * 5000)
+    shows("#listeners tbody", "1 4.9 KiB 4.9 KiB")
+    assert browser.complaints() == []
+    assert browser.hosts() == {f"127.0.0.1:{port}"}
+    browser.open("about:blank")

@@ -14,7 +14,10 @@ from tools.disorder.catalogue import SCENARIOS, run_scenario
 
 TIMED_ONLY = {"health", "stall"}
 WITH_CERTIFICATE = {"tls-reload", "stuck-handshakes"}
-SLOW = {"slow-read"}  # limits.min_rate judges over 13 s
+SLOW = {
+    *("slow-read", "slowloris-header", "slowloris-body", "stuck-handshakes", "reset-storm", "descriptors"),
+    *("one-source", "idle-flood", "heap", "reload-long"),
+}  # seconds each; the guards have tests of their own
 
 
 def names() -> list[Any]:

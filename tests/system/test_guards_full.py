@@ -240,7 +240,7 @@ def test_who_lets_more_than_limits_buffer_wait_is_cut(prepare: Prepare) -> None:
 
 
 def test_the_slowest_readers_go_when_the_worker_has_limits_buffers(prepare: Prepare) -> None:
-    server = start(prepare, {"buffer": "64MiB", "buffers": "24MiB", "min_rate": 0}, app=FLOOD)
+    server = start(prepare, {"buffer": "64MiB", "buffers": "40MiB", "min_rate": 0}, app=FLOOD)
     port = server.port()
     small, large = [slow(port) for _ in range(6)], [slow(port) for _ in range(2)]
     for sock in small:

@@ -258,6 +258,7 @@ HELD = (
 )
 
 
+@pytest.mark.slow
 def test_two_generations_count_together(prepare: Prepare) -> None:
     config = {"workers": 2, "timeouts": {"boot": "20s", "beat": "20s", "drain": "8s"}}
     server = prepare({"app.py": HELD}, listeners=[listener({"per_ip": 20})], **config).start()
@@ -274,6 +275,7 @@ def test_two_generations_count_together(prepare: Prepare) -> None:
         assert served(visitors, BAD, 30) == 12
 
 
+@pytest.mark.slow
 def test_a_flood_of_refusals_is_a_few_lines_of_the_log(prepare: Prepare) -> None:
     server = start(prepare, {"per_ip": 5}, workers=2)
     with Visitors(server) as visitors:

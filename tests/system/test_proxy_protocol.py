@@ -334,6 +334,7 @@ def test_a_balancer_without_a_header_gets_no_handshake(secured: tuple[Running, A
     assert counted(server, "proxy") == 1
 
 
+@pytest.mark.slow
 def test_handshakes_that_stay_behind_a_header_give_their_places_back(secured: tuple[Running, Authority]) -> None:
     server, authority = secured
     port = server.port()

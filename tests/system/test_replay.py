@@ -132,6 +132,7 @@ def test_more_than_was_answered_is_different_at_the_first_byte_more(server: Runn
     assert "received 5: different at byte 4" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_comes_is_waited_for_within_bounds(server: Running, tmp_path: Path) -> None:
     begun = time.monotonic()
     done = run_replay(capture(tmp_path, record([(True, b"a"), (False, b"aa"), (True, b"b")])), server.port())
