@@ -145,6 +145,7 @@ def test_the_last_server_goes_on_reading_when_handlers_end_while_it_may_be_asked
     run(scenario())
 
 
+@pytest.mark.slow
 def test_the_last_server_reads_on_when_handlers_end_late(bound: socket.socket) -> None:
     """What waits behind limits.connections has nobody else who could read it."""
 

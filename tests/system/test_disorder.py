@@ -14,17 +14,17 @@ from tools.disorder.catalogue import SCENARIOS, run_scenario
 
 TIMED_ONLY = {"health", "stall"}
 WITH_CERTIFICATE = {"tls-reload", "stuck-handshakes"}
-SLOW = {
-    *("slow-read", "slowloris-header", "slowloris-body", "stuck-handshakes", "reset-storm", "descriptors"),
-    *("one-source", "idle-flood", "heap", "reload-long"),
-}  # seconds each; the guards have tests of their own
+QUICK = {"reload", "kill", "term", "datagram-kill", "garbage", "tls-reload"}  # all others are marked slow
 
 
 def names() -> list[Any]:
     """Return what is played here; what needs a certificate cannot be without the command that makes one."""
     mark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl to make a certificate")
-    marks = {**dict.fromkeys(WITH_CERTIFICATE, mark), **dict.fromkeys(SLOW, pytest.mark.slow)}
-    return [pytest.param(name, marks=marks.get(name, ())) for name in SCENARIOS if name not in TIMED_ONLY]
+    marks = {
+        name: [*([mark] if name in WITH_CERTIFICATE else []), *([] if name in QUICK else [pytest.mark.slow])]
+        for name in SCENARIOS
+    }
+    return [pytest.param(name, marks=marks[name]) for name in SCENARIOS if name not in TIMED_ONLY]
 
 
 @pytest.mark.parametrize("name", names())

@@ -234,6 +234,7 @@ def test_a_callback_with_drain_requested_is_asked_and_says_good_bye_in_a_frame(p
         assert client.read_rest() == [b"bye"]
 
 
+@pytest.mark.slow
 def test_a_frame_that_had_begun_when_a_drain_came_is_answered_and_then_the_connection_ends(
     prepare: Prepare,
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_byte_per_moment_for_ever_ends_at_limits_message(prepare: Prepare, app
     assert len(told(server, "limits.message")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("app", KINDS)
 def test_each_frame_has_its_own_time(prepare: Prepare, app: str) -> None:
     server = start(prepare, {"message": "1s"}, app=app, framing="lines")
@@ -248,6 +249,7 @@ def test_a_frame_that_comes_too_slowly_ends_though_limits_message_is_far(prepare
 # --- life ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("app", ["echo", "callback"])
 def test_a_life_ends_behind_the_next_answer_and_never_before_it(prepare: Prepare, app: str) -> None:
     server = start(prepare, {"life": "3s"}, app=app)

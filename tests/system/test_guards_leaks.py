@@ -22,6 +22,7 @@ from tests.system.processes import count_fds
 from tests.system.running import Running, exchange
 from tests.system.visitors import Visitors, ask, listener, open_connections, told, visit, wait_empty
 
+pytestmark = pytest.mark.slow  # storms of seconds each
 BAD, BALANCER = "127.0.0.2", "127.0.0.9"
 PLACES = 40
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -127,7 +128,8 @@ def tls_server(prepare: Prepare, **more: Any) -> Running:
 def secured_places(server: Running) -> int:
     """Return how many connections of TLS a source gets."""
     context = server.authority.client()  # type: ignore[attr-defined]
-    port, sockets, served = server.port(), [], 0
+    port, served = server.port(), 0
+    sockets: list[Any] = []
     for _ in range(PLACES + 10):
         sockets.append(visit(port, BAD))
         try:

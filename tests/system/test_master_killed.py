@@ -93,6 +93,7 @@ def test_a_child_that_is_busy_leaves_too(prepare: Prepare, how: bytes) -> None:
         wait_gone(kill_master(server))
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="no Python signal handler runs inside a call of C code")
 def test_a_child_that_is_busy_in_c_leaves_too(prepare: Prepare) -> None:
     server = prepare({"app.py": BUSY}).start()

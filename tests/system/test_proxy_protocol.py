@@ -140,6 +140,7 @@ def test_a_wrong_header_is_refused_at_once(server: Running, name: str) -> None:
     wait_empty(server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [b"", b"PROXY TCP4 ", SIGNATURE[:7], v2()[:-1]])
 def test_a_header_that_does_not_come_is_waited_for_until_limits_handshake(server: Running, begun: bytes) -> None:
     with visit(server.port(), BALANCER) as sock:

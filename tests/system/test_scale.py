@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.eventually import eventually
 from tests.system.conftest import Prepare
 from tests.system.processes import count_fds, stopped
@@ -64,6 +66,7 @@ def test_the_last_worker_cannot_be_taken_away(prepare: Prepare) -> None:
     settle(server, 1)
 
 
+@pytest.mark.slow
 def test_the_sockets_of_slots_that_are_not_wanted_are_closed_after_a_while_without_loss(prepare: Prepare) -> None:
     server = prepare(workers=1).start()
     fds = count_fds(server.pid)
@@ -79,6 +82,7 @@ def test_the_sockets_of_slots_that_are_not_wanted_are_closed_after_a_while_witho
     assert not stream.failures
 
 
+@pytest.mark.slow
 def test_slots_come_back_while_a_worker_that_stands_still_holds_their_old_sockets(prepare: Prepare) -> None:
     server = prepare(workers=4).start()
     server.ask("scale", count=1)

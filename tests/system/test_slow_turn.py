@@ -148,6 +148,7 @@ def test_a_turn_on_nobodys_account_is_told_without_a_connection(prepare: Prepare
     assert "in doze" in told
 
 
+@pytest.mark.slow
 def test_many_at_one_place_are_one_record(prepare: Prepare) -> None:
     server = start(prepare, slow_turn="100ms")
     with server.connect("slow") as client:

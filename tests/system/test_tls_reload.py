@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -261,6 +262,7 @@ class SecureStorm(Storm):
                 raise EOFError
 
 
+@pytest.mark.slow
 def test_many_reloads_in_a_row_fail_no_handshake(prepare: Prepare) -> None:
     server, authority, _ = start(prepare)
     begun = time.monotonic()

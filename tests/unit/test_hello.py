@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from prefork.net.hello import MAX_HELLO_BYTES, read_offer
+from prefork.net.hello import MAX_HELLO_BYTES, MAX_RECORDS, read_offer
 from tests.client_hello import alpn, extension, message, payload, records, server_name
 
 OFFER = (b"echo", b"h2", b"http/1.1")
@@ -81,9 +81,10 @@ def test_a_hello_cut_over_two_records_offers_the_same(cut: int) -> None:
     assert read_offer(data[:-1]) is None
 
 
-def test_a_hello_in_records_of_one_byte_offers_the_same() -> None:
+def test_a_hello_in_some_records_offers_the_same_and_one_in_many_is_left_to_openssl() -> None:
     whole = message(alpn(*OFFER))
-    assert read_offer(records(whole, *range(1, len(whole)))) == OFFERED
+    assert read_offer(records(whole, *range(1, MAX_RECORDS))) == OFFERED
+    assert read_offer(records(whole, *range(1, len(whole)))) == ()
 
 
 def test_a_hello_as_large_as_a_record_can_be_is_read() -> None:
