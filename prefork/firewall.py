@@ -88,6 +88,15 @@ def build_firewall(allow: Sequence[str], deny: Sequence[str], directories: Seque
     return Firewall(reader.ranks, is_rest_admitted=not allow)
 
 
+def build_network(network: str) -> Firewall:
+    """Return what admits one network alone, such as "10.0.0.0/8" or "192.0.2.1".
+
+    Raises:
+        PreforkError: it is not a network.
+    """
+    return Firewall([_parse(network)], is_rest_admitted=False)
+
+
 class Firewall:
     """Admits an address by the longest prefix that holds it; if that is allowed and denied, deny wins.
 

@@ -87,9 +87,8 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line, for machines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, Any] = {
-            "ts": f"{seconds}.{int(record.created % 1 * 1e6):06d}Z",  # RFC 3339
+            "ts": format_time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "msg": _bound(record.getMessage()),
@@ -100,6 +99,11 @@ class JsonFormatter(logging.Formatter):
         if detail:
             entry["detail"] = detail
         return json.dumps(entry, default=str)
+
+
+def format_time(seconds: float) -> str:
+    """Return a time since the epoch as RFC 3339 has it, in UTC, to a microsecond."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1e6):06d}Z"
 
 
 def _bound(message: str) -> str:

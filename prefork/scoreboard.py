@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 PAGE_BYTES = 131_072  # the kernel gives memory to those 4 KiB of it that are touched
@@ -41,6 +41,7 @@ class Cell(IntEnum):
     FULL = 5  # 1 while it takes no new connections: a limit is reached
     LOAD = 6  # share of the last second or so in which the loop was at work, in millionths
     BUSY = 7  # time that the loop was at work, in ns, ever
+    CPU = 8  # time of the process on a CPU, in ns
     TURNS = 16  # histogram of the loop's turns
 
 
@@ -96,7 +97,9 @@ COUNTERS = tuple(count for count in Count if count is not Count.OPEN)
 TURN_CELLS = 13  # of prefork.net.loop.TURN_BOUNDS, and one for the rest
 DURATION_BOUNDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
 HANDSHAKE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-DURATION, HANDSHAKE = 96, 108  # first cells of histograms: a count for each bound, one for the rest, the sum in ns
+FRAME_BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+# First cells of histograms: a count for each bound, one for the rest, the sum in ns.
+FRAMES, DURATION, HANDSHAKE = 49, 96, 108
 REJECTED, TRIED = 32, 64  # first cells of the rules in a listener's block: enforced, and dry runs
 
 Page = memoryview
@@ -211,10 +214,6 @@ def observe(cells: Page, first: int, bounds: Sequence[float], seconds: float) ->
     cells[first + len(bounds) + 1] += int(seconds * 1e9)
 
 
-def read_counters(page: Page, listener: int) -> dict[int, int]:
-    """Return the counters of a listener, of its rules and its times by their cells, without its gauges."""
-    cells = block(page, listener)
-    rules = [first + rule for first in (REJECTED, TRIED) for rule in Rule]
-    times = [*range(DURATION, DURATION + len(DURATION_BOUNDS) + 2)]
-    times += range(HANDSHAKE, HANDSHAKE + len(HANDSHAKE_BOUNDS) + 2)
-    return {cell: cells[cell] for cell in (*COUNTERS, *rules, *times)}
+def sum_blocks(blocks: Iterable[Sequence[int]]) -> list[int]:
+    """Return the sum of each cell over the blocks of a listener."""
+    return list(map(sum, zip(*blocks, strict=True)))

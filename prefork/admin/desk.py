@@ -10,15 +10,12 @@ import socket
 from itertools import count
 from typing import Any, Self
 
-from prefork.errors import PreforkError, RemoteProtocolError
+from prefork.client import RefusedError
+from prefork.errors import RemoteProtocolError
 from prefork.wire import ANSWER_BYTES, pack, unpack
 
 ANSWER_SECONDS = 2.0
 READ_BYTES = 65_536
-
-
-class RefusalError(PreforkError):
-    """The master says no, and why; or it says nothing in time."""
 
 
 class Desk:
@@ -44,7 +41,7 @@ class Desk:
             seconds: to wait; None: as long as it takes.
 
         Raises:
-            RefusalError: it says no, or nothing in time.
+            RefusedError: it says no, or nothing in time.
         """
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -53,7 +50,7 @@ class Desk:
             async with asyncio.timeout(seconds):
                 return await answer
         except TimeoutError as error:
-            raise RefusalError(f"the master has not answered {command!r} within {seconds} s") from error
+            raise RefusedError(f"the master has not answered {command!r} within {seconds} s") from error
         finally:
             del self._waiting[number]
 
@@ -71,7 +68,7 @@ class Desk:
         if message.get("ok"):
             answer.set_result(message.get("result"))
         else:
-            answer.set_exception(RefusalError(str(message.get("error"))))
+            answer.set_exception(RefusedError(str(message.get("error"))))
 
     async def wait_gone(self) -> None:
         """Return when the master is gone."""

@@ -14,6 +14,8 @@ from prefork.process.tolls import START_BOUNDS
 from prefork.scoreboard import (
     DURATION,
     DURATION_BOUNDS,
+    FRAME_BOUNDS,
+    FRAMES,
     HANDSHAKE,
     HANDSHAKE_BOUNDS,
     REJECTED,
@@ -34,7 +36,7 @@ PLAIN = {
     "datagrams_unsent_total": (Count.UNSENT, "Datagrams that could not be sent."),
 }
 
-Cells = Mapping[str, int]  # by the number of the cell, as JSON has it
+Cells = Sequence[int]  # of a listener in a slot, as `Count` has them
 
 
 class Page:
@@ -93,24 +95,22 @@ def _where(row: Sequence[Any]) -> str:
     return f"{label('listener', row[0])},{label('slot', row[1])}"
 
 
-def _get(cells: Cells, number: int) -> int:
-    return cells.get(str(int(number)), 0)
-
-
 def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
     rows = census["listeners"]
-    page.family(
-        "prefork_connections", "gauge", "Open connections.", [(_where(row), row[2]) for row in census["open"]]
-    )
+    page.family("prefork_connections", "gauge", "Open connections.", [(_where(r), r[2][Count.OPEN]) for r in rows])
     for name, (count, text) in PLAIN.items():
-        page.family(f"prefork_{name}", "counter", text, [(_where(row), _get(row[2], count)) for row in rows])
+        page.family(f"prefork_{name}", "counter", text, [(_where(row), row[2][count]) for row in rows])
     page.family("prefork_connections_closed_total", "counter", "Connections that ended, by reason.", _ends(rows))
     page.family(
-        "prefork_rejected_total", "counter", "What ran against a rule of limits, by rule.", _rejections(rows)
+        "prefork_connections_rejected_total",
+        "counter",
+        "What ran against a rule of limits, by rule.",
+        _rejections(rows),
     )
     page.family("prefork_tls_handshakes_total", "counter", "TLS handshakes, by result.", _handshakes(rows))
     for name, text, first, bounds in (
         ("connection_duration_seconds", "Age of connections at their end.", DURATION, DURATION_BOUNDS),
+        ("frame_seconds", "From a frame's coming until its handler waits for the next.", FRAMES, FRAME_BOUNDS),
         ("tls_handshake_seconds", "Time of TLS handshakes.", HANDSHAKE, HANDSHAKE_BOUNDS),
     ):
         size = len(bounds) + 1
@@ -118,10 +118,7 @@ def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
             f"prefork_{name}",
             text,
             bounds,
-            [
-                (_where(r), [_get(r[2], first + i) for i in range(size)], _get(r[2], first + size) / 1e9)
-                for r in rows
-            ],
+            [(_where(r), r[2][first : first + size], r[2][first + size] / 1e9) for r in rows],
         )
     queues = census["queues"].items()
     page.family(
@@ -134,8 +131,8 @@ def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
 
 def _ends(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
     for row in rows:
-        known = {reason: _get(row[2], count) for reason, count in ENDS.items()}
-        known["done"] = max(0, _get(row[2], Count.CLOSED) - sum(known.values()))
+        known = {reason: row[2][count] for reason, count in ENDS.items()}
+        known["done"] = max(0, row[2][Count.CLOSED] - sum(known.values()))
         yield from ((f"{_where(row)},{label('reason', reason)}", number) for reason, number in known.items())
 
 
@@ -143,16 +140,16 @@ def _rejections(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
     for row in rows:
         for rule in Rule:
             where = f"{_where(row)},{label('rule', rule.key)}"
-            yield f'{where},dry_run="false"', _get(row[2], REJECTED + rule)
+            yield f'{where},dry_run="false"', row[2][REJECTED + rule]
             if rule.key in TRIALS:
-                yield f'{where},dry_run="true"', _get(row[2], TRIED + rule)
+                yield f'{where},dry_run="true"', row[2][TRIED + rule]
 
 
 def _handshakes(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
     for row in rows:
-        resumed = _get(row[2], Count.RESUMED)
-        full = max(0, _get(row[2], Count.HANDSHAKES) - resumed)
-        results = {"full": full, "resumed": resumed, "failed": _get(row[2], Count.UNSECURED)}
+        resumed = row[2][Count.RESUMED]
+        full = max(0, row[2][Count.HANDSHAKES] - resumed)
+        results = {"full": full, "resumed": resumed, "failed": row[2][Count.UNSECURED]}
         yield from ((f"{_where(row)},{label('result', result)}", number) for result, number in results.items())
 
 
@@ -165,14 +162,13 @@ def _add_slots(page: Page, census: Mapping[str, Any]) -> None:
     page.family("prefork_loop_utilization_ratio", "gauge", "Share of the last second at work.", of("load"))
     page.family("prefork_loop_longest_turn_seconds", "gauge", "Longest turn in the last second.", of("lag"))
     page.family("process_resident_memory_bytes", "gauge", "Resident memory, of all workers of a slot.", of("rss"))
+    cpu = [(label("slot", row["slot"]), row["cpu"] / 1e9) for row in slots]
+    page.family("process_cpu_seconds_total", "counter", "CPU time of all workers of a slot, ever.", cpu)
     for name, text in (
-        ("process_cpu_seconds_total", "CPU time of the workers that live."),
         ("process_open_fds", "Open descriptors."),
         ("process_pss_bytes", "Memory, what is shared counted in parts."),
     ):
-        kind = "counter" if name.endswith("_total") else "gauge"
-        known = [(label("slot", row["slot"]), row[name]) for row in slots if name in row]
-        page.family(name, kind, text, known)
+        page.family(name, "gauge", text, [(label("slot", row["slot"]), row[name]) for row in slots if name in row])
     page.histograms(
         "prefork_loop_turn_seconds",
         "Time between two looks at the descriptors.",

@@ -69,6 +69,8 @@ class AdminProcess:
         server = Server(listeners, Loadout({NAME: site.serve}), work, plan.scoreboard, self._seat)
         Pulse(work, min(BEAT_SECONDS, plan.config.timeouts.beat / 4), server.tell_time)
         server.watch(NAME, 0, self._fd, Shift(Watch.FIRST))
+        fresh = asyncio.ensure_future(site.processes.keep_fresh())
         await desk.wait_gone()
+        fresh.cancel()
         server.close()
         signal.set_wakeup_fd(-1)

@@ -1,60 +1,57 @@
-"""What proc(5) tells of the workers: CPU time, descriptors, and their share of memory.
+"""What proc(5) tells of the workers: descriptors, and their share of memory.
+
+A look at a process's maps costs a millisecond, and one at its descriptors as much for a few thousand of them. So
+both are read again one process after the other, not all when somebody asks.
 
 Knows: files of /proc. Does not know: what the numbers are called, who asks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import time
 from typing import Any
 
-TICKS = os.sysconf("SC_CLK_TCK")
-PSS_SECONDS = 15.0  # between two looks at a process's maps, which cost a millisecond each
-UTIME, STIME = 11, 12  # in /proc/PID/stat, behind the name
+ROUND_SECONDS = 15.0  # in which each process is read once
+IDLE_SECONDS = 1.0  # until somebody has asked
 
 
 class Processes:
-    """The workers, as the kernel sees them."""
+    """The workers, as the kernel sees them, at most ROUND_SECONDS ago."""
 
     def __init__(self) -> None:
-        self._pss: dict[int, tuple[float, int]] = {}  # by pid: when it was read, and its bytes
+        self._known: dict[int, dict[str, int]] = {}  # by pid, the one that was read longest ago first
 
     def add_to(self, census: dict[str, Any]) -> None:
-        """Add CPU seconds, descriptors and PSS to the slots of a census; what cannot be read is left out."""
+        """Add descriptors and PSS to the slots of a census; what cannot be read is left out."""
         slots = {row["slot"]: row for row in census["slots"]}
-        readers = {
-            "process_cpu_seconds_total": read_cpu_seconds,
-            "process_open_fds": count_descriptors,
-            "process_pss_bytes": self._read_pss,
-        }
         for slot, pid in census["pids"]:
+            if pid not in self._known:
+                self._known[pid] = read_process(pid)
             row = slots.get(slot, {})
-            for name, read in readers.items():
-                try:
-                    row[name] = row.get(name, 0) + read(pid)
-                except (OSError, ValueError, IndexError):  # it has ended, or is somebody else's
-                    pass
-        for pid in self._pss.keys() - {pid for _, pid in census["pids"]}:
-            del self._pss[pid]
+            for name, number in self._known[pid].items():
+                row[name] = row.get(name, 0) + number
+        for pid in self._known.keys() - {pid for _, pid in census["pids"]}:
+            del self._known[pid]
 
-    def _read_pss(self, pid: int) -> int:
-        """Return the proportional set size of a process in bytes, at most PSS_SECONDS old."""
-        now = time.monotonic()
-        if pid not in self._pss or now - self._pss[pid][0] > PSS_SECONDS:
-            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-                found = [int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")]
-            self._pss[pid] = (now, found[0])
-        return self._pss[pid][1]
+    async def keep_fresh(self) -> None:
+        """Read one process after the other, for ever."""
+        while True:
+            await asyncio.sleep(ROUND_SECONDS / len(self._known) if self._known else IDLE_SECONDS)
+            for pid in list(self._known)[:1]:
+                del self._known[pid]
+                self._known[pid] = read_process(pid)
 
 
-def read_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[UTIME]) + int(fields[STIME])) / TICKS
-
-
-def count_descriptors(pid: int) -> int:
-    """Return how many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def read_process(pid: int) -> dict[str, int]:
+    """Return how many descriptors a process has open, and its proportional set size in bytes."""
+    found = {}
+    try:
+        found["process_open_fds"] = len(os.listdir(f"/proc/{pid}/fd"))
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            found["process_pss_bytes"] = next(
+                int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")
+            )
+    except (OSError, ValueError, StopIteration):  # it has ended, or is somebody else's
+        pass
+    return found

@@ -16,10 +16,11 @@ from importlib.resources import files
 from typing import Any
 
 from prefork import Connection
-from prefork.admin.desk import Desk, RefusalError
+from prefork.admin.desk import Desk
 from prefork.admin.exposition import CONTENT_TYPE, expose
 from prefork.admin.http import Request, Response, serve_http
 from prefork.admin.processes import Processes
+from prefork.client import RefusedError
 from prefork.config.model import Admin
 
 MAX_STREAMS = 64
@@ -36,7 +37,7 @@ class Site:
     def __init__(self, desk: Desk, admin: Admin) -> None:
         self._desk = desk
         self._admin = admin
-        self._processes = Processes()
+        self.processes = Processes()
         self._streams = 0
         self._pages: dict[str, Page] = {
             "/healthz/live": self._live,
@@ -64,7 +65,7 @@ class Site:
             if request.path in self._changes:
                 return await self._change(request)
             return await self._pages[request.path](request)
-        except RefusalError as error:
+        except RefusedError as error:
             return reply(503, {"error": str(error)})
 
     def _refuse(self, request: Request) -> Response | None:
@@ -104,7 +105,7 @@ class Site:
 
     async def _metrics(self, _: Request) -> Response:
         census = await self._desk.ask("census")
-        self._processes.add_to(census)
+        self.processes.add_to(census)
         return Response(200, CONTENT_TYPE, expose(census).encode())
 
     async def _status(self, _: Request) -> Response:
@@ -149,7 +150,7 @@ class Site:
                     yield event("log", record, last)
                 yield event("status", await self._desk.ask("status"))
                 await asyncio.sleep(STREAM_SECONDS)
-        except RefusalError:  # the master says nothing: the browser comes again by itself
+        except RefusedError:  # the master says nothing: the browser comes again by itself
             return
         finally:
             self._streams -= 1

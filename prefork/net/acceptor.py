@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from prefork.scoreboard import Cell, Count, Page
 from prefork.watch import Watch
 
 ACCEPTS_PER_EVENT = 64  # then others have their turn; epoll reports the rest again
+BATCH_SECONDS = 0.001  # of one event, where an accept takes long
 BATCHES = {Watch.FIRST: ACCEPTS_PER_EVENT, Watch.SECOND: ACCEPTS_PER_EVENT, Watch.SHARED: 1}
 MASKS = {Watch.FIRST: READABLE, Watch.SECOND: READABLE | EDGE, Watch.SHARED: READABLE | EXCLUSIVE}
 HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person notices, ten turns of a busy loop
@@ -139,6 +141,7 @@ class Acceptor:
 
     def _accept(self, may_go_on: Callable[[], bool]) -> None:
         service = self._service
+        until = time.monotonic() + BATCH_SECONDS
         for _ in range(BATCHES[self._watch]):
             if service.is_full and service.has_to_wait:
                 self._wait_for_room()
@@ -162,7 +165,7 @@ class Acceptor:
             if self._socket.family == socket.AF_UNIX:
                 peer = read_credentials(sock)
             enter(sock, peer, service)
-            if not may_go_on():
+            if not may_go_on() or time.monotonic() > until:
                 break
         if self._watch is Watch.SECOND and self._timer is None:  # an edge is reported once: come back
             self._take_after(HEAD_START_SECONDS)

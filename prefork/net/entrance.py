@@ -6,22 +6,18 @@ Knows: one connection that has just come, its listener's rules. Does not know: w
 from __future__ import annotations
 
 import math
-import select
 import socket
-import struct
 from typing import Any
 
 from prefork.errors import RemoteProtocolError
 from prefork.net.guard import Guard, host_of
-from prefork.net.loop import EDGE, READABLE
+from prefork.net.linger import NO_LINGER
+from prefork.net.loop import EDGE, ENDS, READABLE
 from prefork.net.proxy_header import MAX_HEADER_BYTES, ProxyHeader, parse_header
 from prefork.net.service import Service
 from prefork.net.tls_transport import accept_tls
 from prefork.net.transport import StreamTransport
 from prefork.scoreboard import Rule
-
-ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # nothing more comes, epoll_ctl(2)
-NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
 
 
 def enter(sock: socket.socket, peer: Any, service: Service) -> None:

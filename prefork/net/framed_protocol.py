@@ -6,6 +6,8 @@ Knows: a framing, the protocol of the app. Does not know: sockets, which framing
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from prefork.errors import RemoteProtocolError
@@ -28,6 +30,7 @@ class FramedProtocol(asyncio.Protocol):
         self._service = service
         self._transport: Any = None
         self.frame_begun: float | None = None  # when the frame that is not whole yet began to arrive
+        self.frames = 0  # that have come, ever
         if hasattr(protocol, "drain_requested"):
             self.drain_requested = protocol.drain_requested
 
@@ -60,6 +63,15 @@ class FramedProtocol(asyncio.Protocol):
             self._refuse(error)
             return
         self.frame_begun = self._service.when_begun(self.frame_begun, self._decoder)
+        if frames:
+            arrived_at = time.monotonic()
+            self.frames += len(frames)
+            self._deliver(frames)
+            self._service.ledger.note_frames(len(frames), time.monotonic() - arrived_at)
+        if self._decoder.refusal is not None and not self._transport.is_closing():
+            self._refuse(self._decoder.refusal)
+
+    def _deliver(self, frames: Sequence[Any]) -> None:
         for frame in frames:
             if self._transport.is_closing():
                 return
@@ -67,8 +79,6 @@ class FramedProtocol(asyncio.Protocol):
                 self._service.answer_complaint(frame, self._transport)
             else:
                 self._protocol.frame_received(frame)
-        if self._decoder.refusal is not None and not self._transport.is_closing():
-            self._refuse(self._decoder.refusal)
 
     def _refuse(self, error: RemoteProtocolError) -> None:
         self._transport.reason = "broken"

@@ -12,7 +12,8 @@ from typing import Any
 
 from prefork.app import AppKind, check_framing, recognise
 from prefork.errors import RemoteProtocolError
-from prefork.net.connection import Connection, FramedConnection
+from prefork.net.connection import Connection
+from prefork.net.framed_connection import FramedConnection
 from prefork.net.framed_protocol import FramedProtocol
 from prefork.net.service import USER_ERRORS, ProtocolFactory, Service
 

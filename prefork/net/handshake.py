@@ -6,21 +6,22 @@ Knows: a socket, a context, the deadline. Does not know: protocols, what is said
 from __future__ import annotations
 
 import math
-import select
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from prefork.net.hello import MAX_HELLO_BYTES, NO_APPLICATION_PROTOCOL, read_offer
 from prefork.net.linger import Linger
-from prefork.net.loop import EDGE, READABLE, WRITABLE
+from prefork.net.loop import EDGE, ENDS, READABLE, WRITABLE
 from prefork.net.service import Service
 from prefork.net.tls_socket import TlsSocket
 from prefork.scoreboard import Count, Rule
 
-ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # nothing more comes, epoll_ctl(2)
+HASTE = 0.99  # of limits.handshake: the peer's clock began with its connect(2), before ours
+ENDED_AT_ONCE, PAUSE_SECONDS = 8, 0.002  # half a millisecond of work, and then others have their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ class Arrival:
     serial: int
     on_agreed: Callable[[TlsSocket], None]
     on_failed: Callable[[OSError], None] = lambda error: None  # noqa: ARG005  # nobody waits
+
+
+def end_late(service: Service) -> None:
+    """End the handshakes of a service whose time is over, and come back for the next."""
+    loop, ledger = service.site.loop, service.ledger
+    for handshake in list(islice(ledger.handshakes, ENDED_AT_ONCE)):
+        if handshake.deadline <= loop.time():
+            handshake.expire()
+    next_one = min((one.deadline for one in islice(ledger.handshakes, ENDED_AT_ONCE)), default=math.inf)
+    ledger.is_timed = next_one < math.inf
+    if ledger.is_timed:
+        loop.call_at(max(next_one, loop.time() + PAUSE_SECONDS), end_late, service)
 
 
 class Handshake:
@@ -51,11 +64,13 @@ class Handshake:
         )  # half a hello is looked at again when more comes
         now = service.site.loop.time()
         self._begun_at = now
-        self.deadline = now + service.limits.handshake if service.limits.handshake else math.inf
+        self.deadline = now + service.limits.handshake * HASTE if service.limits.handshake else math.inf
         under_way = self._under_way
         if len(under_way) >= service.limits.handshakes:
             next(iter(under_way)).expire("limits.handshakes is reached, and it is the oldest")
         under_way[self] = None
+        if not service.ledger.is_timed:
+            end_late(service)
 
     @property
     def _under_way(self) -> dict[Any, None]:

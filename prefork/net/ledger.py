@@ -1,12 +1,14 @@
 """What one listener has counted in one worker, written to its block of the worker's page.
 
-Bytes are counted by each connection, and told about once a second; all else at once.
+Bytes and frames are told about once a second; all else at once.
 
 Knows: the cells of one listener. Does not know: who reads them, why something is counted.
 """
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from itertools import count
 from typing import Any
 
@@ -14,6 +16,8 @@ from prefork.net.tally import Tally
 from prefork.scoreboard import (
     DURATION,
     DURATION_BOUNDS,
+    FRAME_BOUNDS,
+    FRAMES,
     HANDSHAKE,
     HANDSHAKE_BOUNDS,
     REJECTED,
@@ -36,18 +40,19 @@ class Ledger:
         cells: its block of the worker's page.
         kept: bytes that had to wait for slow readers, since that was last looked at.
         handshakes: those under way, the oldest first.
+        is_timed: whether somebody comes back for them when their time is over.
         tried: the rules that connections have run against in a dry run, by their numbers.
     """
 
     __slots__ = (
-        "_accepted",
-        "_closed",
+        "_frames",
         "_received",
         "_sent",
         "_serials",
         "_tally",
         "cells",
         "handshakes",
+        "is_timed",
         "kept",
         "open",
         "tried",
@@ -62,9 +67,11 @@ class Ledger:
         self._tally = tally
         self.cells = block(tally.page, listener)
         self._serials = count(1)
-        self.open = self._accepted = self._closed = 0
+        self.open = 0
+        self._frames = array("Q", bytes(8 * (len(FRAME_BOUNDS) + 2)))
         self._received = self._sent = self.kept = 0
         self.handshakes: dict[Any, None] = {}
+        self.is_timed = False
         self.tried: dict[int, set[Rule]] = {}
 
     def count_opened(self) -> int:
@@ -72,8 +79,7 @@ class Ledger:
         cells = self.cells
         self.open += 1
         cells[OPEN] = self.open
-        self._accepted += 1
-        cells[ACCEPTED] = self._accepted
+        cells[ACCEPTED] += 1
         self._tally.count_opened()
         return next(self._serials)
 
@@ -81,8 +87,7 @@ class Ledger:
         cells = self.cells
         self.open -= 1
         cells[OPEN] = self.open
-        self._closed += 1
-        cells[CLOSED] = self._closed
+        cells[CLOSED] += 1
         self._tally.count_closed()
 
     def count(self, what: Count) -> None:
@@ -99,6 +104,15 @@ class Ledger:
         cells[RECEIVED] = self._received
         self._sent += sent
         cells[SENT] = self._sent
+
+    def note_frames(self, number: int, seconds: float) -> None:
+        """Take note of how long it took to handle frames that came together."""
+        self._frames[bisect_left(FRAME_BOUNDS, seconds / number)] += number
+        self._frames[-1] += int(seconds * 1e9)
+
+    def tell_frames(self) -> None:
+        """Write down what is noted of frames."""
+        self.cells[FRAMES : FRAMES + len(self._frames)] = memoryview(self._frames)
 
     def note_end(self, seconds: float) -> None:
         """Take note of a connection's age at its end."""

@@ -9,11 +9,13 @@ Knows: one socket. Does not know: protocols, what was said on the connection.
 from __future__ import annotations
 
 import socket
+import struct
 
 from prefork.net.loop import READABLE
 from prefork.net.service import Service
 
 LINGER_SECONDS = 2.0  # nginx: lingering_timeout 5 s
+NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
 DROP_BYTES = 65_536
 READS_PER_EVENT = 16  # then others have their turn; epoll reports the rest again
 

@@ -1,21 +1,15 @@
-"""The lookout: a thread beside the loop that says where the loop stands still, while it does.
+"""The lookout: says where the loop stands still, while it does.
 
-It only looks. It answers for nobody's liveness: the beat is the loop's own. It wakes once in `log.slow_turn`;
-with 0 there is no such thread. A call of C code that keeps the interpreter's lock keeps the lookout from looking:
-that is told when it ends, if the turn has not ended with it. Its price is that of any second thread: a table of
-descriptors that is shared has each call count references (fdget() of the kernel's fs/file.c), 60 ns or so. And
-from Python 3.12 on os.fork() warns in a process with threads. Who minds either sets `log.slow_turn: 0`.
+It is called from within a signal handler of the loop's own thread, with the frame at which that is. It answers for
+nobody's liveness: the beat is the loop's own.
 
-Knows: the loop's turns, its thread's stack, connections. Does not know: what is done about it.
+Knows: the loop's turns, the frame that an alarm met, connections. Does not know: alarms, what is done about it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator
 from types import FrameType
@@ -28,7 +22,8 @@ from prefork.net.transport import StreamTransport
 
 MAX_FRAMES = 40  # the innermost
 MAX_STACK = 16_384  # characters
-LEAST_WAIT_SECONDS = 0.005
+AGAIN_SECONDS = 0.05
+LOGGING = "prefork.log"
 LOOP = asyncio.BaseEventLoop.run_forever.__code__  # what lies below is of the process, not of the turn
 OURS = "prefork.net"
 CARRIERS = ("self", "transport")  # names under which frames of ours hold the connection that they serve
@@ -47,37 +42,29 @@ class Lookout:
         """
         self._site = site
         self._limit = limit
-        self._watched = threading.get_ident()
         self._told = 0.0  # when the turn began that was told last
-        self._fold = Fold()  # of this thread: the worker's own is the loop's
-        self._is_over = threading.Event()
+        self._fold = Fold()  # of the alarm: it may come while the loop uses the worker's own
 
-    def start(self) -> None:
-        if self._limit:
-            threading.Thread(target=self._look_out, name="prefork-lookout", daemon=True).start()
+    def look(self, frame: FrameType | None, now: float) -> float:
+        """Tell of the turn that is under way, if it is time; return when to look again, in seconds.
 
-    def stop(self) -> None:
-        self._is_over.set()
-
-    def _look_out(self) -> None:
-        wait = self._limit
-        while not self._is_over.wait(wait):
-            wait = max(self._look(time.monotonic()), LEAST_WAIT_SECONDS)
-
-    def _look(self, now: float) -> float:
-        """Tell of the turn that is under way, if it is time; return when to look again, in seconds."""
-        self._fold.flush(now)
+        Args:
+            frame: at which the loop's thread is.
+            now: CLOCK_MONOTONIC.
+        """
         began = self._site.selector.turn_since
         if began is None or began == self._told:
+            self._fold.flush(now)
             return self._limit
         rest = began + self._limit - now
         if rest > 0:
             return rest
-        frames = list(walk(sys._current_frames().get(self._watched)))
-        transport = find_connection(frames, self._site)
-        if frames and self._site.selector.turn_since == began:  # else the frames may be of another turn
+        frames = list(walk(frame))
+        if any(one.f_globals.get("__name__") == LOGGING for one, _ in frames):
+            return AGAIN_SECONDS  # the log itself is slow, or would get a line within a line
+        if frames:
             self._told = began
-            self._tell(frames, transport, now)
+            self._tell(frames, find_connection(frames, self._site), now)
         return self._limit
 
     def _tell(self, frames: list[tuple[FrameType, int]], transport: StreamTransport | None, now: float) -> None:

@@ -22,6 +22,7 @@ FileDescriptorLike: TypeAlias = Any  # an int, or an object with fileno(), as se
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 EDGE = select.EPOLLET
+ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # nothing more comes, epoll_ctl(2)
 EXCLUSIVE = select.EPOLLEXCLUSIVE  # wakes one of the processes that wait, epoll_ctl(2)
 # Seconds of a turn, for its histogram.
 TURN_BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -111,13 +112,8 @@ class Selector(selectors.BaseSelector):
 
     @property
     def turn_since(self) -> float | None:
-        """When the turn under way began, CLOCK_MONOTONIC; None: the loop waits for events. For other threads, too.
-
-        Of the two times the one that is read first may be too old: a turn that has just begun is still one.
-        """
-        slept_at = self._slept_at
-        woke_at = self._woke_at
-        return None if slept_at > woke_at else woke_at
+        """When the turn under way began, CLOCK_MONOTONIC; None: the loop waits for events."""
+        return None if self._slept_at > self._woke_at else self._woke_at
 
     def take_longest_turn(self) -> float:
         """Return the longest time between two looks at the descriptors since the last call, in seconds."""

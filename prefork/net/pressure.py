@@ -9,18 +9,20 @@ import os
 import resource
 from collections.abc import Callable, Iterable
 from heapq import nlargest, nsmallest
+from pathlib import Path
 from typing import Any
+
+from prefork.cgroups import CGROUP_ROOT, SELF_CGROUP, cgroup_folders, read_cgroup
 
 APP_SHARE = 5  # one in so many descriptors is left to the app
 SHORT, WELL = 0.90, 0.85  # of the memory: nobody new is accepted above the one, until it is below the other
 SHED_SHARE = 0.9  # of limits.buffers is what is left when it was full
 RESCAN_SECONDS = 0.25
 EVICTED_AT_ONCE = 512  # idle connections that are looked for together, and closed one by one
-CGROUP = "/sys/fs/cgroup"
-MEMORY_FILES = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file "),  # cgroup v2
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file "),
-)
+MEMORY_FILES = {  # by the version of cgroups: limit, usage, and what of it the kernel can drop
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+    2: ("memory.max", "memory.current", "inactive_file "),
+}
 NO_LIMIT = 1 << 60
 
 
@@ -33,22 +35,19 @@ class Pressure:
         awoke_at: when the loop last stood still for long, CLOCK_MONOTONIC: what nobody did then is nobody's fault.
     """
 
-    def __init__(self, root: str = CGROUP) -> None:
+    def __init__(self, root: Path = CGROUP_ROOT, membership: Path = SELF_CGROUP) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.max_open = NO_LIMIT if soft == resource.RLIM_INFINITY else soft - soft // APP_SHARE
         self.is_short = False
         self.awoke_at = 0.0
-        self._memory = open_memory(root)
+        self._memory = open_memory(root, membership)
         self._scanned_at: dict[str, float] = {}  # when a listener had no idle connection
         self._oldest: dict[str, list[tuple[float, Any]]] = {}  # by listener, the next one last
 
     def look_at_memory(self) -> None:
         """Find out whether there is memory for more connections."""
-        if self._memory is None:
-            return
-        limit, usage_fd, stat_fd, word = self._memory
-        used = int(os.pread(usage_fd, 32, 0)) - read_number(os.pread(stat_fd, 8192, 0).decode(), word)
-        self.is_short = used > limit * (WELL if self.is_short else SHORT)
+        share = WELL if self.is_short else SHORT
+        self.is_short = any(used > limit * share for limit, used in map(measure, self._memory))
 
     def find_oldest(self, name: str, transports: Callable[[], Iterable[Any]], now: float) -> Any:
         """Return the connection of a listener that has been idle for the longest time; None: all are busy.
@@ -93,21 +92,37 @@ def shed(transports: Iterable[Any], limit: int) -> tuple[int, list[Any]]:
     return total, gone
 
 
-def open_memory(root: str) -> tuple[int, int, int, str] | None:
-    """Return the memory limit of this process's cgroup and where its usage is read; None: it has no limit."""
-    for limit_name, usage_name, stat_name, word in MEMORY_FILES:
+def open_memory(root: Path, membership: Path) -> list[tuple[int, int, int, str]]:
+    """Return the memory limits of this process's cgroup and of those above it, and where usage is read.
+
+    Args:
+        root: where cgroups are mounted.
+        membership: the file that says which of them this process is in.
+
+    Returns:
+        For each limit: bytes, a descriptor of the usage, one of the statistics, the word that begins what the
+        kernel can drop there.
+    """
+    found = []
+    for version, folder in cgroup_folders("memory", root, membership):
+        limit_name, usage_name, word = MEMORY_FILES[version]
+        limit = read_cgroup(folder / limit_name).strip()
+        if not limit.isdigit() or int(limit) >= NO_LIMIT:
+            continue
         try:
-            with open(f"{root}/{limit_name}", encoding="ascii") as file:
-                limit = file.read().strip()
-            if not limit.isdigit() or int(limit) >= NO_LIMIT:
-                continue
             usage, stat = (
-                os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in (usage_name, stat_name)
+                os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC) for name in (usage_name, "memory.stat")
             )
         except OSError:
             continue
-        return int(limit), usage, stat, word
-    return None
+        found.append((int(limit), usage, stat, word))
+    return found
+
+
+def measure(memory: tuple[int, int, int, str]) -> tuple[int, int]:
+    """Return a limit and what of it is in use, without files that the kernel can drop."""
+    limit, usage, stat, word = memory
+    return limit, int(os.pread(usage, 32, 0)) - read_number(os.pread(stat, 8192, 0).decode(), word)
 
 
 def read_number(text: str, word: str) -> int:

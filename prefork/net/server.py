@@ -101,7 +101,7 @@ class Server:
         """Pass the pulse's time on to the services, and do what is due."""
         for service in self._services.values():
             service.now = self.site.now
-            self._end_late(service)
+            service.ledger.tell_frames()
         self._board.refresh()
         if self._board.version != self._banned_version:
             self._banned_version = self._board.version
@@ -110,11 +110,6 @@ class Server:
                 if service.guard is not None:
                     service.guard.look()
         self.site.tally.write(Cell.FULL, int(self._is_full()))
-
-    def _end_late(self, service: Service) -> None:
-        """End handshakes, the oldest first, whose time is over: the sweep would come up to a second too late."""
-        while (first := next(iter(service.ledger.handshakes), None)) and first.deadline <= service.now:
-            first.expire()
 
     def _is_full(self) -> bool:
         """Whether nobody new is accepted for any listener."""

@@ -205,6 +205,7 @@ class Service:
         site = self.site
         now = site.loop.time()
         transport.tell_bytes()
+        self.ledger.tell_frames()
         self.ledger.note_end(now - transport.born)
         site.journal.note_end(transport, now)
 

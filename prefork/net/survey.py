@@ -5,11 +5,11 @@ Knows: open connections, what may be asked of them. Does not know: who asks, how
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from prefork.errors import LocalProtocolError
+from prefork.errors import LocalProtocolError, PreforkError
+from prefork.firewall import Firewall, build_network, pack_host
 from prefork.net.guard import host_of
 from prefork.net.pulse import transports
 from prefork.net.service import Worksite
@@ -41,16 +41,16 @@ def list_connections(site: Worksite, slot: int, wanted: dict[str, Any]) -> Itera
     network = None
     if wanted.get("peer"):
         try:
-            network = ipaddress.ip_network(str(wanted["peer"]), strict=False)
-        except ValueError as error:
-            raise LocalProtocolError(f"cannot look for {wanted['peer']!r}: it is no network") from error
+            network = build_network(str(wanted["peer"]))
+        except PreforkError as error:
+            raise LocalProtocolError(f"cannot look for {wanted['peer']!r}: {error}") from error
     for transport in transports(site):
         row = describe(transport, slot, now)
         if wanted.get("listener") not in (None, row["listener"]):
             continue
         if row["age"] < float(wanted.get("older") or 0) or row["idle"] < float(wanted.get("idle") or 0):
             continue
-        if network is None or is_within(host_of(transport.peer), network):
+        if network is None or is_within(transport, network):
             yield row
 
 
@@ -78,14 +78,10 @@ def name_peer(peer: Any) -> str:
     return str(peer)[:MAX_PEER_CHARACTERS]
 
 
-def is_within(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    """Whether a host is of a network; mapped addresses are those that they stand for."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address) in network
+def is_within(transport: StreamTransport, network: Firewall) -> bool:
+    """Whether the peer of a connection is of a network; those of Unix sockets are of none."""
+    packed = pack_host(host_of(transport.peer))
+    return packed is not None and network.admits(packed)
 
 
 def kick(site: Worksite, name: str) -> list[Any]:

@@ -8,7 +8,6 @@ Knows: connections, one file that other workers write to as well. Does not know:
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefork.net.guard import host_of
+from prefork.firewall import Firewall, build_network
 from prefork.net.outlet import BROKEN, Bytes
 from prefork.net.pulse import transports
 from prefork.net.service import USER_ERRORS, Worksite
@@ -44,7 +43,7 @@ class Filter:
     """
 
     places: Mapping[str, int]
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    network: Firewall | None = None
     conn: str = ""
     max_bytes: int = 0
 
@@ -53,7 +52,7 @@ class Filter:
         return (
             service.name in self.places
             and self.conn in ("", service.name_connection(transport.serial))
-            and (self.network is None or is_within(host_of(transport.peer), self.network))
+            and (self.network is None or is_within(transport, self.network))
         )
 
 
@@ -236,7 +235,7 @@ def open_tap(site: Worksite, slot: int, fd: int, wanted: Mapping[str, Any]) -> T
     names = list(wanted["listeners"])
     places = {name: names.index(name) for name in names if wanted.get("listener") in (None, name)}
     peer = wanted.get("peer")
-    network = None if peer is None else ipaddress.ip_network(peer, strict=False)
+    network = None if peer is None else build_network(peer)
     chosen = Filter(places, network, str(wanted.get("conn") or ""), int(wanted.get("max_bytes") or 0))
     tap = Tap(site, slot, fd, int(wanted["limit"]), chosen)
     asyncio.get_running_loop().call_later(float(wanted["seconds"]), tap.close, "its time is over")

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any, BinaryIO
 
 from prefork.errors import LocalProtocolError, RemoteProtocolError
 from prefork.net.deadlines import TimedOutlet
-from prefork.net.linger import Linger
+from prefork.net.linger import NO_LINGER, Linger
 from prefork.net.loop import READABLE, WRITABLE
 from prefork.net.outlet import BROKEN, CLOSED, CLOSING, DRAINING, ENDED, EVENTS, HALF_CLOSED, OPEN
 from prefork.net.passage import Passage, send_file
@@ -28,7 +27,6 @@ from prefork.net.service import USER_ERRORS, Service
 from prefork.scoreboard import Rule
 
 READ_BYTES = 65_536  # more makes malloc map and unmap memory for every message
-NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
 
 
 class StreamTransport(TimedOutlet):

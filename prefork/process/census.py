@@ -5,13 +5,12 @@ Knows: the books, shared memory, the kernel's own counts. Does not know: names o
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from prefork.process.crew import Crew
 from prefork.process.ports import Ports
 from prefork.process.roster import State
-from prefork.scoreboard import TURN_CELLS, Cell, Count, block, read_counters
+from prefork.scoreboard import TURN_CELLS, Cell, block, sum_blocks
 
 NETSTAT = "/proc/net/netstat"  # proc(5): names and numbers of TcpExt in pairs of lines
 
@@ -20,14 +19,13 @@ def take_census(crew: Crew, ports: Ports) -> dict[str, Any]:
     """Return the numbers, made of JSON's types.
 
     Returns:
-        `listeners`: rows of (listener, slot, {cell: value}), of all workers that are or were; `open`: rows
-        of (listener, slot, connections); `slots`: a mapping for each; `states`, `spawns`: by name; `exits`:
+        `listeners`: rows of (listener, slot, cells as `Count` has them), of all workers that are or were;
+        `slots`: a mapping for each; `states`, `spawns`: by name; `exits`:
         rows of (how, code, number); `starts` and `start_seconds`: a histogram; `queues`: by listener.
     """
     tolls = crew.tolls
     return {
-        "listeners": [[name, slot, cells] for (slot, name), cells in _sum_counters(crew).items()],
-        "open": [[name, slot, number] for (slot, name), number in _count_open(crew).items()],
+        "listeners": [[name, slot, cells] for (slot, name), cells in sum_cells(crew).items()],
         "slots": _describe_slots(crew),
         "states": {state.value: len(crew.roster.in_state(state)) for state in State},
         "spawns": dict(tolls.spawns),
@@ -41,21 +39,16 @@ def take_census(crew: Crew, ports: Ports) -> dict[str, Any]:
     }
 
 
-def _sum_counters(crew: Crew) -> dict[tuple[int, str], Counter[int]]:
-    sums = {key: Counter(cells) for key, cells in crew.totals.items()}
+def sum_cells(crew: Crew) -> dict[tuple[int, str], list[int]]:
+    """Return the cells of each slot and listener, as `Count` has them, over all workers that are or were.
+
+    What is counted never goes down; Count.OPEN is of those that live.
+    """
+    blocks = {key: [cells] for key, cells in crew.totals.items()}
     for record in crew.roster.records:
         for place, listener in enumerate(record.link.config.listeners):
-            cells = sums.setdefault((record.slot, listener.name), Counter())
-            cells.update(read_counters(record.link.page, place))
-    return sums
-
-
-def _count_open(crew: Crew) -> Counter[tuple[int, str]]:
-    found: Counter[tuple[int, str]] = Counter()
-    for record in crew.roster.records:
-        for place, listener in enumerate(record.link.config.listeners):
-            found[record.slot, listener.name] += block(record.link.page, place)[Count.OPEN]
-    return found
+            blocks.setdefault((record.slot, listener.name), []).append(block(record.link.page, place).tolist())
+    return {key: sum_blocks(several) for key, several in blocks.items()}
 
 
 def _describe_slots(crew: Crew) -> list[dict[str, Any]]:
@@ -66,6 +59,7 @@ def _describe_slots(crew: Crew) -> list[dict[str, Any]]:
         slots[slot] = {
             "slot": slot,
             "busy": crew.tolls.busy[slot],
+            "cpu": crew.tolls.cpu[slot],
             "turns": turns,
             "load": 0.0,
             "lag": 0.0,
@@ -74,7 +68,8 @@ def _describe_slots(crew: Crew) -> list[dict[str, Any]]:
     for record in crew.roster.records:
         page, row = record.link.page, slots[record.slot]
         row["busy"] += page[Cell.BUSY]
-        row["turns"] = [page[Cell.TURNS + place] + count for place, count in enumerate(row["turns"])]
+        row["cpu"] += page[Cell.CPU]
+        row["turns"] = sum_blocks([row["turns"], page[Cell.TURNS : Cell.TURNS + TURN_CELLS].tolist()])
         row["rss"] += page[Cell.RSS]
         if record.state is State.READY:
             row |= {"load": page[Cell.LOAD] / 1e6, "lag": page[Cell.LAG] / 1e9}

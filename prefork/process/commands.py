@@ -6,16 +6,16 @@ Knows: the course, the books, reloads. Does not know: sockets, the loop, how a c
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 from prefork import __version__
-from prefork.errors import LocalProtocolError
+from prefork.errors import LocalProtocolError, PreforkError
+from prefork.firewall import build_network
 from prefork.process.bans import BanList
-from prefork.process.census import take_census
+from prefork.process.census import sum_cells, take_census
 from prefork.process.course import Course, Ending
 from prefork.process.holds import Holds
 from prefork.process.recent import Recent
@@ -38,8 +38,8 @@ def check_capture(wanted: dict[str, Any]) -> None:
     try:
         names, limit, seconds = wanted["listeners"], int(wanted["limit"]), float(wanted["seconds"])
         if wanted.get("peer") is not None:
-            ipaddress.ip_network(wanted["peer"], strict=False)
-    except (KeyError, TypeError, ValueError) as error:
+            build_network(str(wanted["peer"]))
+    except (KeyError, TypeError, ValueError, PreforkError) as error:
         raise LocalProtocolError(f"cannot capture: {error}") from error
     if wanted.get("listener") not in (None, *names):
         raise LocalProtocolError(f"there is no listener {wanted['listener']!r}; there are {', '.join(names)}")
@@ -132,7 +132,8 @@ class Commands:
 
     def _status(self, _: dict[str, Any], reply: Reply) -> None:
         last, target = self._reloads.last, self._course.target
-        counted = sum_counters(self._staff.crew)
+        cells = sum_cells(self._staff.crew)
+        counted = sum_counters(cells)
         why = self._explain()
         counted["counters"]["dropped"] = self._staff.ports.dropped
         reply(
@@ -143,7 +144,7 @@ class Commands:
                 "target": target.count,
                 "state": "stopping" if self._course.ending else "running",
                 "workers": describe_workers(self._staff.crew, self._staff.clock()),
-                "listeners": describe_listeners(self._staff.crew, self._staff.ports.bound()),
+                "listeners": describe_listeners(cells, self._staff.ports.bound()),
                 "uptime": round(self._staff.clock() - self._started_at, 3),
                 "ready": not why,
                 "why": why,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from prefork.process.cgroups import CGROUP_ROOT, SELF_CGROUP, cgroup_folders, read_cgroup
+from prefork.cgroups import CGROUP_ROOT, SELF_CGROUP, cgroup_folders, read_cgroup
 
 
 def count_workers(chosen: int | None, root: Path = CGROUP_ROOT, membership: Path = SELF_CGROUP) -> int:

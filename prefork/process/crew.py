@@ -11,7 +11,6 @@ import os
 import random
 import selectors
 import signal
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +24,7 @@ from prefork.process.roster import Event, Roster, State, WorkerRecord
 from prefork.process.surveys import Surveys
 from prefork.process.tolls import Tolls
 from prefork.process.yields import Yields
-from prefork.scoreboard import Cell, Page, Scoreboard, read_counters
+from prefork.scoreboard import Cell, Count, Page, Scoreboard, block, sum_blocks
 
 STACK_SECONDS = 0.2  # for a worker that stands still to write down where
 EXIT_SECONDS = 1.0  # between the end of a channel and the end of its process
@@ -84,7 +83,7 @@ class Crew:
     ) -> None:
         self.roster = Roster()
         self._scoreboard = scoreboard
-        self.totals: dict[tuple[int, str], Counter[int]] = {}  # by slot and listener, of workers that are gone
+        self.totals: dict[tuple[int, str], list[int]] = {}  # by slot and listener, of workers that are gone
         self.tolls = Tolls()
         self.surveys = Surveys(clock)
         self.yields = Yields()
@@ -327,8 +326,10 @@ class Crew:
         self.tolls.note_exit(record.slot, link.page, how="ordered" if was_ordered else "crashed", code=reason)
         self.yields.note_end(record.slot, link.page, link.metrics)
         for place, listener in enumerate(link.config.listeners):
-            totals = self.totals.setdefault((record.slot, listener.name), Counter())
-            totals.update(read_counters(link.page, place))
+            cells = block(link.page, place).tolist()
+            cells[Count.OPEN] = 0
+            key = (record.slot, listener.name)
+            self.totals[key] = sum_blocks([self.totals[key], cells]) if key in self.totals else cells
         if not was_ordered:
             if link.failure is not None and record.ready_at is None:
                 reason = link.failure.reason

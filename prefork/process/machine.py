@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from prefork.process.cgroups import cgroup_folders, read_cgroup
+from prefork.cgroups import cgroup_folders, read_cgroup
 from prefork.process.cpus import count_workers
 
 UNLIMITED = 1 << 62  # version 1 of cgroups writes the largest multiple of a page for no limit

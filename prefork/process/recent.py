@@ -6,10 +6,11 @@ Knows: records. Does not know: who asks, where else they go.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from itertools import count
 from typing import Any
+
+from prefork.log import format_time
 
 KEPT = 200
 MAX_CHARACTERS = 2000  # of a message
@@ -24,11 +25,10 @@ class Recent(logging.Handler):
         self._numbers = count(1)
 
     def emit(self, record: logging.LogRecord) -> None:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         self._records.append(
             {
                 "id": next(self._numbers),
-                "ts": f"{seconds}.{int(record.created % 1 * 1e6):06d}Z",
+                "ts": format_time(record.created),
                 "level": record.levelname.lower(),
                 "msg": record.getMessage()[:MAX_CHARACTERS],
             }

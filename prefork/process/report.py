@@ -5,16 +5,18 @@ Knows: the books. Does not know: who asks, how the answer travels.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefork.config.limits import TRIALS
 from prefork.process.crew import Crew
 from prefork.process.roster import Roster, State, Target
-from prefork.scoreboard import COUNTERS, REJECTED, TRIED, Cell, Count, Rule, block, read_counters
+from prefork.scoreboard import COUNTERS, LISTENER_CELLS, REJECTED, TRIED, Cell, Count, Rule, sum_blocks
 
 SUMMED = (Count.ACCEPTED, Count.CLOSED, Count.ERRORS, Count.DATAGRAMS, Count.RECEIVED_BYTES, Count.SENT_BYTES)
+Cells = Mapping[
+    tuple[int, str], Sequence[int]
+]  # of each slot and listener, see `prefork.process.census.sum_cells`
 
 
 def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
@@ -39,18 +41,13 @@ def describe_workers(crew: Crew, now: float) -> list[dict[str, Any]]:
     return rows
 
 
-def sum_counters(crew: Crew) -> dict[str, dict[str, int]]:
+def sum_counters(cells: Cells) -> dict[str, dict[str, int]]:
     """Return what all workers that are or were have counted: it never goes down.
 
     Returns:
         `counters` by name; `rejected` by rule, and `dry_run` for limits that are only tried.
     """
-    sums: Counter[int] = Counter()
-    for total in crew.totals.values():
-        sums.update(total)
-    for record in crew.roster.records:
-        for place, _ in enumerate(record.link.config.listeners):
-            sums.update(read_counters(record.link.page, place))
+    sums = sum_blocks([[0] * LISTENER_CELLS, *cells.values()])
     return {
         "counters": {count.name.lower(): sums[count] for count in COUNTERS},
         "rejected": {rule.key: sums[REJECTED + rule] for rule in Rule},
@@ -58,28 +55,16 @@ def sum_counters(crew: Crew) -> dict[str, dict[str, int]]:
     }
 
 
-def describe_listeners(crew: Crew, bound: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+def describe_listeners(cells: Cells, bound: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     """Return name, address and sums of each listener."""
-    rows = {row["name"]: dict.fromkeys(SUMMED, 0) for row in bound}
-    open_now = dict.fromkeys(rows, 0)
-    for (_, name), cells in crew.totals.items():
-        for count in SUMMED if name in rows else ():
-            rows[name][count] += cells[count]
-    for record in crew.roster.records:
-        for place, listener in enumerate(record.link.config.listeners):
-            page = block(record.link.page, place)
-            for count in SUMMED if listener.name in rows else ():
-                rows[listener.name][count] += page[count]
-            if listener.name in rows:
-                open_now[listener.name] += page[Count.OPEN]
-    return [
-        {
-            **row,
-            "connections": open_now[row["name"]],
-            **{count.name.lower(): number for count, number in rows[row["name"]].items()},
-        }
-        for row in bound
-    ]
+    rows = []
+    for row in bound:
+        sums = sum_blocks(
+            [[0] * LISTENER_CELLS, *(own for (_, name), own in cells.items() if name == row["name"])]
+        )
+        counted = {count.name.lower(): sums[count] for count in SUMMED}
+        rows.append({**row, "connections": sums[Count.OPEN], **counted})
+    return rows
 
 
 def explain_unready(roster: Roster, target: Target, is_lagging: Callable[[Any], bool], now: float) -> list[str]:

@@ -21,6 +21,7 @@ class Tolls:
         spawns: by reason: `start` for a slot's first worker, `replace` for the others.
         exits: by how (`ordered`, `crashed`) and exit code or signal.
         busy: by slot, in ns.
+        cpu: by slot, in ns on a CPU.
         turns: by slot, the cells of the histogram.
         starts: a count for each of START_BOUNDS, and one for the rest.
     """
@@ -29,6 +30,7 @@ class Tolls:
         self.spawns: Counter[str] = Counter()
         self.exits: Counter[tuple[str, str]] = Counter()
         self.busy: Counter[int] = Counter()
+        self.cpu: Counter[int] = Counter()
         self.turns: dict[int, list[int]] = {}
         self.starts = [0] * (len(START_BOUNDS) + 1)
         self.start_seconds = 0.0
@@ -52,6 +54,7 @@ class Tolls:
         found = re.search(r"(SIG[A-Z0-9]+|\d+)$", code)
         self.exits[how, found[1] if found else "0"] += 1
         self.busy[slot] += page[Cell.BUSY]
+        self.cpu[slot] += page[Cell.CPU]
         turns = self.turns.setdefault(slot, [0] * TURN_CELLS)
         for place in range(TURN_CELLS):
             turns[place] += page[Cell.TURNS + place]

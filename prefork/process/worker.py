@@ -33,8 +33,9 @@ from prefork.net.service import USER_ERRORS, Draining, Worksite
 from prefork.net.survey import answer_survey
 from prefork.net.tally import Tally
 from prefork.net.tap import open_tap
+from prefork.process.alarm import Alarm
 from prefork.process.channel import Channel
-from prefork.process.kernel import HANDLED, close_all_but, die_with_parent
+from prefork.process.kernel import close_all_but, die_with_parent
 from prefork.process.loading import Apps, describe_failure, import_apps
 from prefork.process.messages import (
     Cover,
@@ -146,21 +147,14 @@ class Worker:
             await self._enter_lifespan(stack, apps)
             loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
             selector.watch(self._channel_fd, self, READABLE)
-            lookout = self._post_lookout(site)
+            limit = plan.config.log.slow_turn
+            alarm = Alarm(Lookout(site, limit).look, limit)
             self._channel.send(Ready(REGISTRY.declared))
             await self._is_over.wait()
-            lookout.stop()
+            alarm.stop()
             self._server.close()
         # asyncio closes its self-pipe before it takes the signals' wake-up descriptor back.
         signal.set_wakeup_fd(-1)
-
-    def _post_lookout(self, site: Worksite) -> Lookout:
-        """Have the loop looked at from a thread, which gets none of the process's signals: they are the loop's."""
-        lookout = Lookout(site, self._plan.config.log.slow_turn)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        lookout.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return lookout
 
     async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, apps: Apps) -> None:
         name = self._plan.config.lifespan

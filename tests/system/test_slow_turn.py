@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import select
-import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -187,28 +186,57 @@ def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
-def test_with_0_there_is_no_thread_and_a_reload_changes_that(prepare: Prepare) -> None:
-    server = start(prepare, slow_turn=0)
+def test_a_worker_that_looks_out_has_no_second_thread(prepare: Prepare) -> None:
+    """It would share the table of descriptors, and make every system call dearer."""
+    server = start(prepare)
     (pid,) = server.worker_pids()
+    assert threads(pid) == 1
+
+
+def test_with_0_nothing_is_told_and_a_reload_changes_that(prepare: Prepare) -> None:
+    server = start(prepare, slow_turn=0)
     with server.connect("slow") as client:
         assert exchange(client, b"doze") == b"doze"
-    assert threads(pid) == 1
     assert SLOW not in server.log()
     listener = {"name": "slow", "bind": "tcp://127.0.0.1:0", "app": "app:coroutine"}
     server.configure({"workers": 1, "listeners": [listener], "log": log_of(server, slow_turn="50ms")})
     verdict = server.reload()
     assert verdict["changes"] == ["log.slow_turn 0s→50ms"]
-    (pid,) = server.worker_pids()
-    assert threads(pid) == 2
     with server.connect("slow") as client:
         assert exchange(client, b"doze") == b"doze"
     eventually(lambda: f"{SLOW} 50 ms" in server.log())
 
 
-def test_the_thread_gets_no_signals_of_the_process(prepare: Prepare) -> None:
-    server = start(prepare)
-    (pid,) = server.worker_pids()
-    (other,) = [entry for entry in Path(f"/proc/{pid}/task").iterdir() if entry.name != str(pid)]
-    (line,) = [line for line in (other / "status").read_text().splitlines() if line.startswith("SigBlk")]
-    blocked = int(line.split()[1], 16)
-    assert all(blocked & 1 << (number - 1) for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR2))
+OWN_ALARM = """
+import signal, time
+
+class Late(Exception):
+    pass
+
+def ring(number, frame):
+    raise Late
+
+if {at_import}:
+    signal.signal(signal.SIGALRM, ring)
+
+async def timed(conn):
+    async for data in conn:
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            time.sleep(60)
+        except Late:
+            await conn.send(b"late")
+"""
+
+
+@pytest.mark.parametrize("at_import", [True, False])
+def test_an_app_that_sets_alarms_itself_has_them(prepare: Prepare, at_import: bool) -> None:
+    listener = {"name": "slow", "bind": "tcp://127.0.0.1:0", "app": "app:timed"}
+    server = prepare({"app.py": OWN_ALARM.format(at_import=at_import)}, workers=1, listeners=[listener])
+    server.configure({"workers": 1, "listeners": [listener], "log": log_of(server)})
+    server.start()
+    with server.connect("slow") as client:
+        for _ in range(3):
+            assert exchange(client, b"time") == b"late"
+    assert ("log.slow_turn has no effect: the app has a handler of SIGALRM" in server.log()) == at_import

@@ -11,7 +11,8 @@ from typing import Any
 
 from prefork.config.limits import Limits
 from prefork.framing import Framing
-from prefork.net.connection import Connection, FramedConnection
+from prefork.net.connection import Connection
+from prefork.net.framed_connection import FramedConnection
 from prefork.net.service import Draining, Service, Worksite
 from prefork.net.tally import Tally
 from prefork.scoreboard import PAGE_BYTES

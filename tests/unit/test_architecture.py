@@ -39,7 +39,7 @@ CATCH_ALL = {
 FUTURE_PROTOCOL = {
     ("prefork/net/inlet.py", "_asyncio_future_blocking"),
     ("prefork/net/inlet.py", "_loop"),
-    ("prefork/net/connection.py", "_asyncio_future_blocking"),
+    ("prefork/net/framed_connection.py", "_asyncio_future_blocking"),
 }
 DOCUMENTED_UNDERSCORES = {"_exit", "_replace", "_asdict", "_make", "_fields", "_field_defaults", "_current_frames"}
 REFUSED_WORDS = {"manager", "util", "utils", "helper", "helpers", "base", "common", "misc", "info", "cfg"}

@@ -43,6 +43,7 @@ class Cgroup:
         self.root = root
         self._limit, self._usage, self._stat, self._word = NAMES[version]
         (root / "memory").mkdir(exist_ok=True)
+        self.membership = tell_membership(root)
         self.limit(str(LIMIT))
         self.use(0)
 
@@ -60,6 +61,13 @@ def cgroup(request: pytest.FixtureRequest, tmp_path: Path) -> Cgroup:
     return Cgroup(tmp_path, request.param)
 
 
+def tell_membership(root: Path, inner: str = "") -> Path:
+    """Write what the kernel says of a process in an inner group of both versions; return the file."""
+    path = root / "membership"
+    path.write_text(f"4:memory:/{inner}\n0::/{inner}\n")
+    return path
+
+
 def is_short(pressure: Pressure) -> bool:
     pressure.look_at_memory()
     return pressure.is_short
@@ -69,7 +77,7 @@ def is_short(pressure: Pressure) -> bool:
 
 
 def test_memory_is_short_above_90_percent_and_well_again_at_85(cgroup: Cgroup) -> None:
-    pressure = Pressure(str(cgroup.root))
+    pressure = Pressure(cgroup.root, cgroup.membership)
     found = []
     for used in (0, 900_000, 900_001, 860_000, 850_001, 850_000, 850_001, 900_000, 900_001):
         cgroup.use(used)
@@ -78,7 +86,7 @@ def test_memory_is_short_above_90_percent_and_well_again_at_85(cgroup: Cgroup) -
 
 
 def test_files_that_the_kernel_can_drop_are_not_counted(cgroup: Cgroup) -> None:
-    pressure = Pressure(str(cgroup.root))
+    pressure = Pressure(cgroup.root, cgroup.membership)
     cgroup.use(LIMIT, inactive=100_000)
     assert not is_short(pressure)
     cgroup.use(LIMIT, inactive=99_999)
@@ -90,26 +98,43 @@ def test_a_cgroup_without_a_limit_is_never_short(cgroup: Cgroup, limit: str) -> 
     """9223372036854771712 is what version 1 shows for none."""
     cgroup.limit(limit)
     cgroup.use(1 << 50)
-    assert open_memory(str(cgroup.root)) is None
-    assert not is_short(Pressure(str(cgroup.root)))
+    assert open_memory(cgroup.root, cgroup.membership) == []
+    assert not is_short(Pressure(cgroup.root, cgroup.membership))
 
 
 def test_no_cgroup_at_all_is_never_short(tmp_path: Path) -> None:
-    assert open_memory(str(tmp_path / "nowhere")) is None
-    assert not is_short(Pressure(str(tmp_path / "nowhere")))
+    nowhere = tmp_path / "nowhere"
+    assert open_memory(nowhere, nowhere) == []
+    assert not is_short(Pressure(nowhere, nowhere))
 
 
 def test_a_limit_whose_usage_cannot_be_read_is_none(cgroup: Cgroup) -> None:
     for name in ("memory.current", "memory/memory.usage_in_bytes"):
         (cgroup.root / name).unlink(missing_ok=True)
-    assert open_memory(str(cgroup.root)) is None
+    assert open_memory(cgroup.root, cgroup.membership) == []
 
 
 def test_the_limit_of_version_1_is_found_where_version_2_has_none(tmp_path: Path) -> None:
     Cgroup(tmp_path, V2).limit("max")
     old = Cgroup(tmp_path, V1)
     old.use(900_001)
-    assert is_short(Pressure(str(tmp_path)))
+    assert is_short(Pressure(tmp_path, old.membership))
+
+
+@pytest.mark.parametrize("inner", ["unit", "slice/unit"])
+def test_the_limits_of_the_inner_group_and_of_all_above_it_hold(tmp_path: Path, inner: str) -> None:
+    """As systemd's MemoryMax= of a unit."""
+    outer = Cgroup(tmp_path, V2)
+    folder = tmp_path / inner
+    folder.mkdir(parents=True)
+    unit = Cgroup(folder, V2)
+    pressure = Pressure(tmp_path, tell_membership(tmp_path, inner))
+    found = []
+    for used in ((0, 0), (0, 900_001), (0, 0), (900_001, 0), (860_000, 0), (0, 0)):
+        outer.use(used[0])
+        unit.use(used[1])
+        found.append(is_short(pressure))
+    assert found == [False, True, False, True, True, False]
 
 
 def test_a_number_is_read_behind_the_word_that_begins_its_line() -> None:
@@ -122,7 +147,7 @@ def test_a_number_is_read_behind_the_word_that_begins_its_line() -> None:
 def test_a_fifth_of_the_descriptors_is_left_to_the_app(tmp_path: Path) -> None:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     expected = NO_LIMIT if soft == resource.RLIM_INFINITY else soft - soft // APP_SHARE
-    assert Pressure(str(tmp_path)).max_open == expected
+    assert Pressure(tmp_path, tmp_path / "membership").max_open == expected
 
 
 # --- the oldest idle connection ---
@@ -164,7 +189,7 @@ class Crowd:
 
 @pytest.fixture
 def pressure(tmp_path: Path) -> Pressure:
-    return Pressure(str(tmp_path))
+    return Pressure(tmp_path, tmp_path / "membership")
 
 
 def serials(pressure: Pressure, crowd: Crowd, count: int, name: str = "echo") -> list[int]:

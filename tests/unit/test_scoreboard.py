@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from prefork.net.ledger import Ledger
@@ -10,7 +12,13 @@ from prefork.net.tally import Tally
 from prefork.scoreboard import (
     CELL_BYTES,
     COUNTERS,
+    DURATION,
+    DURATION_BOUNDS,
     FIRST_LISTENER,
+    FRAME_BOUNDS,
+    FRAMES,
+    HANDSHAKE,
+    HANDSHAKE_BOUNDS,
     LISTENER_CELLS,
     MAX_LISTENERS,
     NOTICE_BYTES,
@@ -23,7 +31,7 @@ from prefork.scoreboard import (
     Rule,
     Scoreboard,
     block,
-    read_counters,
+    sum_blocks,
 )
 
 
@@ -61,7 +69,6 @@ def test_a_cell_holds_what_a_clock_in_nanoseconds_needs() -> None:
 
 def test_counters_are_what_only_ever_grows() -> None:
     assert set(Count) - set(COUNTERS) == {Count.OPEN}
-    assert set(read_counters(Scoreboard(1).page(0), 0).values()) == {0}
 
 
 def test_the_blocks_of_all_listeners_lie_in_the_page_behind_the_process_and_do_not_overlap() -> None:
@@ -72,7 +79,9 @@ def test_the_blocks_of_all_listeners_lie_in_the_page_behind_the_process_and_do_n
         assert bytes(block(page, place)) == bytes([place + 1]) * 8 * LISTENER_CELLS
     assert set(page[:FIRST_LISTENER]) == {0}
     assert max(TRIED + rule for rule in Rule) < LISTENER_CELLS
-    assert max(Count) < REJECTED <= REJECTED + max(Rule) < TRIED
+    parts = [(0, max(Count) + 1), (REJECTED, len(Rule)), (FRAMES, len(FRAME_BOUNDS) + 2), (TRIED, len(Rule))]
+    parts += [(DURATION, len(DURATION_BOUNDS) + 2), (HANDSHAKE, len(HANDSHAKE_BOUNDS) + 2), (LISTENER_CELLS, 0)]
+    assert all(first + size <= after for (first, size), (after, _) in pairwise(parts))
 
 
 def test_what_a_dead_worker_wrote_is_cleared_with_its_seat() -> None:
@@ -112,8 +121,14 @@ def test_a_ledger_and_its_tally_tell_their_page_of_every_change() -> None:
     ledgers[1].count_bytes(7, 8)
     tally.write(Cell.RSS, 4096)
     assert (page[Cell.ACCEPTED], page[Cell.OPEN], page[Cell.RSS]) == (4, 3, 4096)
-    first, second = read_counters(page, 0), read_counters(page, 1)
+    ledgers[1].note_frames(4, 0.008)
+    ledgers[1].note_frames(1, 60.0)
+    assert block(page, 1)[FRAMES + 3] == 0
+    ledgers[1].tell_frames()
+    first, second = block(page, 0), block(page, 1)
     assert (first[Count.ACCEPTED], first[Count.CLOSED], first[Count.ERRORS]) == (3, 1, 1)
     assert (first[REJECTED + Rule.PER_IP], first[TRIED + Rule.PER_IP], first[REJECTED + Rule.DENY]) == (1, 1, 0)
     assert (second[Count.ACCEPTED], second[Count.RECEIVED_BYTES], second[Count.SENT_BYTES]) == (1, 7, 8)
     assert block(page, 0)[Count.OPEN] == ledgers[0].open == 2
+    assert second[FRAMES : FRAMES + len(FRAME_BOUNDS) + 2].tolist() == [0, 0, 0, 4, *[0] * 7, 1, 60_008_000_000]
+    assert sum_blocks([first.tolist(), second.tolist()])[Count.ACCEPTED] == 4
