@@ -14,6 +14,7 @@ import os
 import re
 import select
 import time
+from itertools import groupby
 from typing import Any
 
 from prefork.config.model import LogConfig
@@ -120,7 +121,8 @@ def _escape(message: str) -> str:
 
 
 def _escape_some(found: re.Match[str]) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in found[0])
+    runs = ((is_fine, "".join(run)) for is_fine, run in groupby(found[0], str.isprintable))
+    return "".join(run if is_fine else run.encode("unicode_escape").decode() for is_fine, run in runs)
 
 
 def _detail(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -1,32 +1,34 @@
-"""Writes down what handlers read and write, as packets that Wireshark reads; TLS is plain here.
+"""Writes down what handlers read and write; TLS is plain here.
 
 A connection that is tapped changes its class for that time: one that is not pays nothing.
 
-Knows: connections, one file that other workers write to as well. Does not know: who asks for it, packets.
+Knows: connections, a spool that other workers write to as well. Does not know: who asks for it, packets.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
+from time import time_ns
 from typing import Any
 
 from prefork.firewall import Firewall, build_network
+from prefork.net.loop import READABLE
 from prefork.net.outlet import BROKEN, Bytes
 from prefork.net.pulse import transports
 from prefork.net.service import USER_ERRORS, Worksite
 from prefork.net.survey import is_within
 from prefork.net.tls_transport import TlsTransport
 from prefork.net.transport import READ_BYTES, StreamTransport
-from prefork.pcapng import Close, Stream
+from prefork.spool import Batch, Event, sign
 
-SPARE_BYTES = 1 << 20  # of the disk are left to others: a block that is cut makes the file unreadable
-GATHERED_BYTES, GATHERED_SECONDS = 16_384, 0.1  # of what waits to be written
-FAULTS = {"broken": Close.RESET_BY_PEER}
+SPARE_BYTES = 1 << 20  # of the disk are left to others: a batch that is cut makes the spool unreadable
+GATHERED_EVENTS, GATHERED_SECONDS = 256, 0.1  # that wait to be written
 
 log = logging.getLogger("prefork.capture")
 
@@ -63,22 +65,22 @@ class Tap:
         """Begin.
 
         Args:
-            fd: of a file that is appended to; the tap closes it.
-            limit: bytes of the file, over all who write to it.
+            fd: of a spool, see `prefork.spool`; the tap closes it.
+            limit: bytes of the spool, over all who write to it: who finds it reached ends.
         """
         self._site = site
         self._slot = slot
         self._fd = fd
         self._limit = limit
         self._filter = chosen
-        self._blocks: list[bytes] = []
-        self._size = 0  # of these
-        self._timer: asyncio.TimerHandle | None = None
+        self._batch = Batch(os.getpid())
+        self._numbers = count(1)
         self._recorders: dict[Any, Recorder] = {}
         self.is_closed = False
         site.journal.tap = self
         for transport in transports(site):
             self.adopt(transport)
+        self._timer = site.loop.call_later(GATHERED_SECONDS, self._flush_again)
 
     def adopt(self, transport: StreamTransport) -> None:
         """Tap a connection, if it is wanted."""
@@ -87,42 +89,39 @@ class Tap:
             return
         service, details = transport.service, getattr(transport, "details", None)
         name = service.name_connection(transport.serial)
-        comment = f"slot {self._slot}, connection {name}" + (f", {details.version}" if details else "")
-        local = transport.get_extra_info("sockname")
-        place, number = self._filter.places[service.name], self._slot << 32 | transport.serial
-        recorder = Recorder(self, Stream(place, transport.peer, local, comment, number), self._filter.max_bytes)
+        told = {
+            "comment": f"slot {self._slot}, connection {name}" + (f", {details.version}" if details else ""),
+            "place": self._filter.places[service.name],
+            "peer": describe_end(transport.peer),
+            "local": describe_end(transport.get_extra_info("sockname")),
+        }
+        recorder = Recorder(self, self._batch, next(self._numbers), self._filter.max_bytes)
         self._recorders[transport] = transport.recorder = recorder
         transport.__class__ = kind
-        self.write(recorder.stream.opened(time.time_ns()))
+        recorder.note_opened(json.dumps(told).encode())
 
     def release(self, transport: Any) -> None:
         """Take note that a tapped connection has ended."""
         self._recorders.pop(transport, None)
 
-    def write(self, blocks: bytes) -> None:
-        """Have blocks written soon, many together: that keeps them whole, and costs one call."""
-        self._blocks.append(blocks)
-        self._size += len(blocks)
-        if self._size >= GATHERED_BYTES:
-            self._flush()
-        elif self._timer is None:
-            self._timer = self._site.loop.call_later(GATHERED_SECONDS, self._flush)
+    def _flush_again(self) -> None:
+        self.flush()
+        if not self.is_closed:
+            self._timer = self._site.loop.call_later(GATHERED_SECONDS, self._flush_again)
 
-    def _flush(self) -> None:
-        blocks, self._blocks, self._size = b"".join(self._blocks), [], 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not blocks or self._fd < 0:
+    def flush(self) -> None:
+        """Write what waits, together: that keeps batches whole, and costs one call."""
+        if not self._batch.told or self._fd < 0:
             return
+        size, parts = self._batch.take()
         try:
             disk = os.fstatvfs(self._fd)
-            if disk.f_bavail * disk.f_frsize < SPARE_BYTES + len(blocks):
+            if disk.f_bavail * disk.f_frsize < SPARE_BYTES + size:
                 self.close("the disk is full")
-            elif os.fstat(self._fd).st_size + len(blocks) > self._limit:
+            elif os.fstat(self._fd).st_size > self._limit:
                 self.close("its limit is reached")
             else:
-                os.write(self._fd, blocks)
+                os.writev(self._fd, parts)
         except OSError as error:
             self.close(str(error.strerror))
 
@@ -131,7 +130,8 @@ class Tap:
         if self.is_closed:
             return
         self.is_closed = True
-        self._flush()
+        self._timer.cancel()
+        self.flush()
         log.info("the capture ends: %s", reason)
         if self._site.journal.tap is self:
             self._site.journal.tap = None
@@ -143,38 +143,58 @@ class Tap:
         self._fd = -1
 
 
+def describe_end(address: Any) -> Any:
+    """Return (host, port, …) as it is, and what else an end may be as text."""
+    return address if isinstance(address, tuple) and isinstance(address[0], str) else str(address or "")
+
+
 class Recorder:
-    """One connection's part of a capture."""
+    """One connection's part of a capture.
 
-    __slots__ = ("_max_bytes", "_tap", "stream")
+    Attributes:
+        batch: where its events go.
+        received, sent: their signs.
+        most: bytes of each that are kept; None: all.
+    """
 
-    def __init__(self, tap: Tap, stream: Stream, max_bytes: int) -> None:
-        self._tap = tap
-        self._max_bytes = max_bytes
-        self.stream = stream
+    __slots__ = ("_number", "batch", "most", "received", "sent", "tap")
 
-    def note_received(self, data: Bytes) -> None:
-        self._tap.write(self.stream.received(time.time_ns(), data[: self._max_bytes] if self._max_bytes else data))
+    def __init__(self, tap: Tap, batch: Batch, number: int, max_bytes: int) -> None:
+        self.tap = tap
+        self._number = number
+        self.batch = batch
+        self.most = max_bytes or None
+        self.received, self.sent = sign(Event.RECEIVED, number), sign(Event.SENT, number)
+
+    def note(self, signed: int, data: bytes) -> None:
+        batch = self.batch
+        batch.add(signed, time_ns(), data)
+        if len(batch.told) >= GATHERED_EVENTS:
+            self.tap.flush()
 
     def note_sent(self, data: Bytes) -> None:
-        self._tap.write(self.stream.sent(time.time_ns(), data[: self._max_bytes] if self._max_bytes else data))
+        kept = data[: self.most]
+        self.note(self.sent, kept if type(kept) is bytes else bytes(kept))
+
+    def note_opened(self, told: bytes) -> None:
+        self.note(sign(Event.OPENED, self._number), told)
 
     def note_input_ended(self) -> None:
-        self._tap.write(self.stream.input_ended(time.time_ns()))
+        self.note(sign(Event.INPUT_ENDED, self._number), b"")
 
     def note_closed(self, transport: Any, reason: str) -> None:
-        self._tap.write(self.stream.closed(time.time_ns(), reason, FAULTS.get(reason, Close.FINISHED)))
-        self._tap.release(transport)
+        self.note(sign(Event.CLOSED, self._number), reason.encode())
+        self.tap.release(transport)
 
 
 class Tapped:
-    """What a transport does otherwise while it is tapped; writes are not gathered meanwhile."""
+    """What a transport does otherwise while it is tapped."""
 
     __slots__ = ()
     owes: bool | None
 
     def on_event(self: Any, mask: int) -> None:
-        if not self._is_read_due(mask):
+        if not mask == self._mask == READABLE and not self._is_read_due(mask):
             return
         try:
             data = self._socket.recv(READ_BYTES)
@@ -183,23 +203,54 @@ class Tapped:
         except OSError as error:
             self._on_receive_error(error)
             return
+        recorder = self.recorder
         if not data:
-            self.recorder.note_input_ended()
+            recorder.note_input_ended()
             self._on_eof()
             return
         self.touched = self.service.now
         self.received += len(data)
-        self.recorder.note_received(data)
-        self.owes = True
+        batch = recorder.batch  # what `Recorder.note` would do, without the calls
+        kept = data[: recorder.most]
+        batch.events += (recorder.received, time_ns(), len(kept))
+        batch.told.append(kept)
+        self.held = b""
         try:
             self._deliver(data)
         except USER_ERRORS as error:
             self._fail(error)
+            return
+        held, self.held = self.held, None
+        if held:
+            self.owes = False
+            self._send(held if held.__class__ is bytes else b"".join(held))
+        elif held is not None:
+            self.owes = True
+        if len(batch.told) >= GATHERED_EVENTS:
+            recorder.tap.flush()
 
-    def _write(self: Any, data: Bytes) -> None:
-        if self._phase < BROKEN and self.recorder is not None:
-            self.recorder.note_sent(data)
-        super()._write(data)  # type: ignore[misc]  # of the transport that stands behind it
+    def _send(self: Any, data: Bytes) -> None:
+        recorder = self.recorder
+        if recorder is not None and self._phase < BROKEN:
+            kept = data[: recorder.most]
+            batch = recorder.batch
+            batch.events += (recorder.sent, time_ns(), len(kept))
+            batch.told.append(kept if kept.__class__ is bytes else bytes(kept))
+        if self._phase or self._buffer is not None:
+            super()._send(data)  # type: ignore[misc]  # of the transport that stands behind it
+            return
+        try:
+            sent = self._socket.send(data)
+        except OSError as error:
+            sent = self._on_send_error(error)
+        self.sent += sent
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:])
+
+    def _keep_held(self: Any) -> None:
+        if self.held and self.recorder is not None:
+            self.recorder.note_sent(self.held if self.held.__class__ is bytes else b"".join(self.held))
+        super()._keep_held()  # type: ignore[misc]
 
     def _part(self: Any, error: OSError | None) -> None:
         recorder, self.recorder = self.recorder, None

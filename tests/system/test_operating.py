@@ -204,8 +204,13 @@ def capturing(server: Running, file: Path, *options: str) -> Iterator[subprocess
 
 
 def is_tapped(server: Running) -> bool:
-    """Whether the workers have the file of a capture open."""
-    return all(any(link.endswith(".pcapng") for link in links_of(pid)) for pid in server.worker_pids("ready"))
+    """Whether the workers write to the spool of a capture."""
+    return all(has_spool(server, pid) for pid in server.worker_pids("ready"))
+
+
+def has_spool(server: Running, pid: int) -> bool:
+    """Whether a process has a file without a name open, in the folder of the capture."""
+    return any(link.startswith(f"{server.folder}/") and link.endswith(" (deleted)") for link in links_of(pid))
 
 
 def links_of(pid: int) -> list[str]:
@@ -233,7 +238,7 @@ def test_a_capture_has_what_handlers_read_and_wrote_of_old_and_new_connections(s
     assert said(streams["lines"]) == (b"new\nline\n", b"NEW\nLINE\n")
     assert file.stat().st_mode & 0o777 == 0o600
     assert "slot " in streams["lines"].comment
-    eventually(lambda: not any(link.endswith(".pcapng") for pid in server.worker_pids() for link in links_of(pid)))
+    eventually(lambda: not any(has_spool(server, pid) for pid in server.worker_pids()))
 
 
 def said(stream: Any) -> tuple[bytes, bytes]:
@@ -272,13 +277,33 @@ def test_a_capture_ends_at_its_limit_and_by_its_time(server: Running) -> None:
     assert done.returncode == 0
 
 
+def test_a_capture_that_cannot_go_on_keeps_what_it_has_and_the_server_serves_on(server: Running) -> None:
+    file = server.folder / "x.pcapng"
+    command = [sys.executable, "-m", "prefork", "capture", "--control", str(server.control), "-o", str(file)]
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -f 20; exec "$@"',
+        "bash",
+        *command,
+    ]  # KiB
+    with subprocess.Popen(limited, text=True, stderr=subprocess.PIPE) as process, server.connect() as sock:
+        eventually(lambda: file.exists() and is_tapped(server))
+        for _ in range(100):
+            assert exchange(sock, b"x" * 1000) == b"x" * 1000
+        _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (3, "prefork: cannot write more of the capture: File too large\n")
+    assert read_streams(file.read_bytes())[0].listener == "echo"
+    eventually(lambda: not any(has_spool(server, pid) for pid in server.worker_pids()))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["-o", "test.yaml"], "cannot write test.yaml: File exists"),
         (["-o", "no/such/folder.pcapng"], "No such file or directory"),
         (["-o", "x", "--listener", "nobody"], "there is no listener 'nobody'; there are echo, lines"),
-        (["-o", "x", "--peer", "all"], "cannot capture: 'all' does not appear to be an IPv4 or IPv6 network"),
+        (["-o", "x", "--peer", "all"], "cannot capture: 'all' is not a network; write 10.0.0.0/8 or fd00::/8"),
         (["-o", "x", "--limit", "much"], "'much' is not a size"),
         (["-o", "x", "--for", "10d"], "an hour is the most"),
     ],

@@ -276,6 +276,7 @@ def test_headers_that_are_refused_leave_no_place_taken(prepare: Prepare) -> None
                 sock.sendall((V1 + b"hi", V1[:20], b"GET /", SIGNATURE, V1.replace(b"TCP4", b"TCP6"))[turn % 5])
             except OSError:  # refused before all was said
                 pass
+    eventually(lambda: server.status()["counters"]["accepted"] == 600)
     wait_empty(server)
     sockets = [visit(port, BALANCER) for _ in range(8)]
     found = []
@@ -286,6 +287,7 @@ def test_headers_that_are_refused_leave_no_place_taken(prepare: Prepare) -> None
             found.append(b"hello" in sock.recv(1000))
         except ConnectionResetError:
             found.append(False)
+    for sock in sockets:
         sock.close()
     assert found.count(True) == 5
 
