@@ -141,16 +141,10 @@ class Acceptor:
 
     def _accept(self, may_go_on: Callable[[], bool]) -> None:
         service = self._service
+        most, pressure = service.limits.connections, service.site.pressure
         until = time.monotonic() + BATCH_SECONDS
         for _ in range(BATCHES[self._watch]):
-            if service.is_full and service.has_to_wait:
-                self._wait_for_room()
-                return
-            if service.is_full and not evicts(service) and self._is_partner_free():
-                self._look_away(HEAD_START_SECONDS)  # which takes what would be refused here
-                return
-            if service.site.pressure.is_short:
-                self._look_away(SHORT_SECONDS)
+            if (service.ledger.open >= most or pressure.is_short) and self._leaves_them(service):
                 return
             try:
                 sock, peer = self._socket.accept()
@@ -169,6 +163,18 @@ class Acceptor:
                 break
         if self._watch is Watch.SECOND and self._timer is None:  # an edge is reported once: come back
             self._take_after(HEAD_START_SECONDS)
+
+    def _leaves_them(self, service: Service) -> bool:
+        """Whether those who come stay in the kernel's queue for now, since there is no room."""
+        if service.is_full and service.has_to_wait:
+            self._wait_for_room()
+        elif service.is_full and not evicts(service) and self._is_partner_free():
+            self._look_away(HEAD_START_SECONDS)  # it takes what would be refused here
+        elif service.site.pressure.is_short:
+            self._look_away(SHORT_SECONDS)
+        else:
+            return False
+        return True
 
     def _on_exhausted(self, error: OSError) -> None:
         """Tell those who wait that they cannot be served, then look away for a moment."""

@@ -23,15 +23,21 @@ from prefork.scoreboard import Rule
 def enter(sock: socket.socket, peer: Any, service: Service) -> None:
     """Let a connection in, or turn it away; who may not come in makes nobody else give way."""
     guard, host = service.guard, host_of(peer)
-    is_balancer = guard is not None and bool(host) and guard.is_balancer(host)
-    if guard is not None and is_balancer:
-        key = 0 if guard.tolerates_balancer(host, service.enforces) else None
-    else:
-        key = guard.admit(host, service.enforces) if guard is not None and host else 0
+    is_balancer = False
+    key: int | None = 0
+    if guard is not None and host:
+        is_balancer = guard.balancers is not None and guard.is_balancer(host)
+        if is_balancer:
+            key = 0 if guard.tolerates_balancer(host, service.enforces) else None
+        else:
+            key = guard.admit(host, service.enforces)
     if key is None:
         turn_away(sock, service)
         return
-    if not has_room(service, peer, is_balancer):
+    is_full = service.ledger.open >= service.limits.connections
+    if (is_full or service.site.tally.open >= service.site.pressure.max_open) and not has_room(
+        service, peer, is_balancer
+    ):
         if guard is not None and key:
             guard.give_back(key)
         turn_away(sock, service)

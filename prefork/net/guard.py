@@ -35,6 +35,10 @@ class BanBoard:
         """Of what was read last."""
         return self._version
 
+    def is_news(self) -> bool:
+        """Whether anybody is banned, or may be by now."""
+        return self.is_any or self._notice.version != self._version
+
     def refresh(self) -> None:
         """Read the notice if it is new."""
         if self._notice.version != self._version:
@@ -48,7 +52,6 @@ class BanBoard:
 
     def covers(self, packed: bytes) -> bool:
         """Whether an address is banned."""
-        self.refresh()
         return self.is_any and self._bans.covers(packed)
 
 
@@ -59,6 +62,7 @@ class Guard:
         balancers: networks that PROXY headers are required of; None: the listener has none.
         is_strict: whether an address may be refused for itself, as of the last `look`.
         headers: those that have told of clients, by the numbers of the connections.
+        claims: keys of counted sources, by the same.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class Guard:
         self._sources = sources
         self._board = board
         self._all = sources.key_of(self._prefix)
-        self._claims: dict[int, int] = {}  # keys of counted sources by the numbers of their connections
+        self.claims: dict[int, int] = {}  # keys of counted sources by the numbers of their connections
         self._has_rates = bool(limits.rate or limits.per_ip_rate)
         self.is_strict = self._is_walled or board.is_any
         self.balancers: Firewall | None = None
@@ -91,6 +95,7 @@ class Guard:
     def tolerates_balancer(self, host: str, enforces: Enforces) -> bool:
         """Whether a balancer may come: the lists are for clients, but a ban is for whom it names."""
         packed = pack_host(host)
+        self._board.refresh()
         return packed is None or not (self._board.covers(packed) and enforces(Rule.BAN, host))
 
     def admit(self, host: str, enforces: Enforces) -> int | None:
@@ -103,11 +108,11 @@ class Guard:
         if packed is None:
             return 0
         limits = self._limits
-        if not self.tolerates(packed, enforces, host):
+        if (self._is_walled or self._board.is_news()) and not self.tolerates(packed, enforces, host):
             return None
         per_ip = limits.per_ip
         if per_ip is None:
-            per_ip = 0 if is_private(packed) else AUTO_PER_IP
+            per_ip = 0 if packed[0] in PRIVATE_FIRST and is_private(packed) else AUTO_PER_IP
         if not per_ip and not self._has_rates:
             return 0
         sources = self._sources
@@ -134,7 +139,9 @@ class Guard:
         """Whether an address may come at all."""
         if self._is_walled and not self._firewall.admits(packed) and enforces(Rule.DENY, host):
             return False
-        return not (self._board.covers(packed) and enforces(Rule.BAN, host))
+        board = self._board
+        board.refresh()
+        return not (board.is_any and board.covers(packed) and enforces(Rule.BAN, host))
 
     def give_back(self, key: int) -> None:
         """Take note that a connection was counted in vain."""
@@ -142,15 +149,17 @@ class Guard:
 
     def claim(self, serial: int, key: int) -> None:
         """Remember under which key a connection is counted."""
-        self._claims[serial] = key
+        self.claims[serial] = key
 
     def release(self, serial: int) -> None:
         """Take note that a connection has ended, whether it was counted or not."""
-        if self.headers:
-            self.headers.pop(serial, None)
-        key = self._claims.pop(serial, 0) if self._claims else 0
+        self.headers.pop(serial, None)
+        key = self.claims.pop(serial, 0)
         if key:
             self._sources.leave(key)
+
+
+PRIVATE_FIRST = frozenset((0, 10, 127, 172, 192, 169, 100, 0xFC, 0xFD, 0xFE))  # bytes that those begin with
 
 
 def is_private(packed: bytes) -> bool:

@@ -34,7 +34,7 @@ class Journal(Fold):
         Args:
             now: CLOCK_MONOTONIC.
         """
-        if not self.share or (self.share < 1.0 and random.random() >= self.share):
+        if self.share < 1.0 and random.random() >= self.share:
             return
         service, duration = transport.service, max(0.0, now - transport.born)
         tls = getattr(transport, "details", None)

@@ -1,6 +1,6 @@
 """What one listener has counted in one worker, written to its block of the worker's page.
 
-Bytes and frames are told about once a second; all else at once.
+Bytes are told about once a second, times with each beat; all else at once.
 
 Knows: the cells of one listener. Does not know: who reads them, why something is counted.
 """
@@ -22,6 +22,7 @@ from prefork.scoreboard import (
     HANDSHAKE_BOUNDS,
     REJECTED,
     TRIED,
+    Cell,
     Count,
     Rule,
     block,
@@ -29,6 +30,7 @@ from prefork.scoreboard import (
 )
 
 OPEN, ACCEPTED, CLOSED = int(Count.OPEN), int(Count.ACCEPTED), int(Count.CLOSED)  # touched for each connection
+ALL_OPEN, ALL_ACCEPTED = int(Cell.OPEN), int(Cell.ACCEPTED)
 DATAGRAMS, RECEIVED, SENT = int(Count.DATAGRAMS), int(Count.RECEIVED_BYTES), int(Count.SENT_BYTES)
 
 
@@ -45,6 +47,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "_ages",
         "_frames",
         "_received",
         "_sent",
@@ -69,18 +72,24 @@ class Ledger:
         self._serials = count(1)
         self.open = 0
         self._frames = array("Q", bytes(8 * (len(FRAME_BOUNDS) + 2)))
+        self._ages = array("Q", bytes(8 * (len(DURATION_BOUNDS) + 2)))
         self._received = self._sent = self.kept = 0
         self.handshakes: dict[Any, None] = {}
         self.is_timed = False
         self.tried: dict[int, set[Rule]] = {}
 
     def count_opened(self) -> int:
-        """Count a new connection; return its number."""
+        """Count a new connection, of the worker and of the listener; return its number."""
         cells = self.cells
         self.open += 1
         cells[OPEN] = self.open
         cells[ACCEPTED] += 1
-        self._tally.count_opened()
+        tally = self._tally
+        page = tally.page
+        tally.open += 1
+        page[ALL_OPEN] = tally.open
+        tally.accepted += 1
+        page[ALL_ACCEPTED] = tally.accepted
         return next(self._serials)
 
     def count_closed(self) -> None:
@@ -88,7 +97,9 @@ class Ledger:
         self.open -= 1
         cells[OPEN] = self.open
         cells[CLOSED] += 1
-        self._tally.count_closed()
+        tally = self._tally
+        tally.open -= 1
+        tally.page[ALL_OPEN] = tally.open
 
     def count(self, what: Count) -> None:
         """Add one to a counter."""
@@ -110,13 +121,15 @@ class Ledger:
         self._frames[bisect_left(FRAME_BOUNDS, seconds / number)] += number
         self._frames[-1] += int(seconds * 1e9)
 
-    def tell_frames(self) -> None:
-        """Write down what is noted of frames."""
+    def tell_times(self) -> None:
+        """Write down what is noted of frames and of ages."""
         self.cells[FRAMES : FRAMES + len(self._frames)] = memoryview(self._frames)
+        self.cells[DURATION : DURATION + len(self._ages)] = memoryview(self._ages)
 
     def note_end(self, seconds: float) -> None:
         """Take note of a connection's age at its end."""
-        observe(self.cells, DURATION, DURATION_BOUNDS, seconds)
+        self._ages[bisect_left(DURATION_BOUNDS, seconds)] += 1
+        self._ages[-1] += int(seconds * 1e9)
 
     def note_handshake(self, seconds: float) -> None:
         observe(self.cells, HANDSHAKE, HANDSHAKE_BOUNDS, seconds)

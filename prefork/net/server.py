@@ -101,7 +101,7 @@ class Server:
         """Pass the pulse's time on to the services, and do what is due."""
         for service in self._services.values():
             service.now = self.site.now
-            service.ledger.tell_frames()
+            service.ledger.tell_times()
         self._board.refresh()
         if self._board.version != self._banned_version:
             self._banned_version = self._board.version
@@ -199,6 +199,8 @@ class Server:
         """Close what is left, at the worker's end."""
         for transport in transports(self.site):
             transport.tell_bytes()
+        for service in self._services.values():
+            service.ledger.tell_times()
         self.stop_accepting()
         self._datagrams.close()
 

@@ -172,9 +172,10 @@ class Service:
 
     def count_closed(self, serial: int, transport: object = None) -> None:
         """Take note that a connection has ended."""
+        guard = self.guard
         self.ledger.count_closed()
-        if self.guard is not None:
-            self.guard.release(serial)
+        if guard is not None and (guard.claims or guard.headers):
+            guard.release(serial)
         if self.ledger.tried:
             self.ledger.forget(serial)
         if self.waiting is not None and not self.is_full:
@@ -202,12 +203,12 @@ class Service:
 
     def note_end(self, transport: Any) -> None:
         """Write down what there is to say of a connection whose protocol is through with it."""
-        site = self.site
-        now = site.loop.time()
+        now = time.monotonic()
         transport.tell_bytes()
-        self.ledger.tell_frames()
         self.ledger.note_end(now - transport.born)
-        site.journal.note_end(transport, now)
+        journal = self.site.journal
+        if journal.share:
+            journal.note_end(transport, now)
 
     def enforces(self, rule: Rule, peer: object, is_told: bool = False) -> bool:
         """Count what runs against a rule, and tell it, folded; return False if the rule is only tried.

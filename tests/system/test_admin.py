@@ -97,7 +97,7 @@ def test_metrics_say_what_was_done_and_prometheus_reads_them(server: Running) ->
     assert total(server, "prefork_sent_bytes_total") == 40
     assert total(server, "prefork_connections_accepted_total", listener="echo") == 5
     assert total(server, "prefork_connections_closed_total", reason="done") == 5
-    assert total(server, "prefork_connection_duration_seconds_count") == 5
+    eventually(lambda: total(server, "prefork_connection_duration_seconds_count") == 5)
     assert total(server, "prefork_workers", state="ready") == 2
     assert total(server, "prefork_worker_spawns_total", reason="start") == 2
     assert total(server, "prefork_config_reload_success") == 1

@@ -124,7 +124,7 @@ def test_a_ledger_and_its_tally_tell_their_page_of_every_change() -> None:
     ledgers[1].note_frames(4, 0.008)
     ledgers[1].note_frames(1, 60.0)
     assert block(page, 1)[FRAMES + 3] == 0
-    ledgers[1].tell_frames()
+    ledgers[1].tell_times()
     first, second = block(page, 0), block(page, 1)
     assert (first[Count.ACCEPTED], first[Count.CLOSED], first[Count.ERRORS]) == (3, 1, 1)
     assert (first[REJECTED + Rule.PER_IP], first[TRIED + Rule.PER_IP], first[REJECTED + Rule.DENY]) == (1, 1, 0)
