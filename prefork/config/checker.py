@@ -64,7 +64,10 @@ def _read_section(section: Any, node: Node, trail: Trail) -> Any:
     if "dry_run" in keys:
         gather(values, dry)
     missing = [key for key in keys.values() if key.is_required and node.find(key.name) is None]
+    unknown = [entry.key.text for entry in node.entries if entry.key.text not in keys]
     for key in missing:
+        if any(get_close_matches(name, [key.name], 1, _CERTAIN) for name in unknown):
+            continue  # that one is told with its cure
         trail.refuse(node.place, f"{key.name} is missing; write {key.name}: {key.meaning}")
     return None if missing else section(**values)
 

@@ -180,6 +180,8 @@ def test_each_connection_is_told_at_its_end_with_bytes_and_reason(prepare: Prepa
     assert re.fullmatch(r"echo-\d\.g1\.\d+-1", done["conn"])
     assert "127.0.0.1" in done["peer"]
     assert by_reason["idle"]["duration"] >= 1.0
+    assert by_reason["idle"]["frames"] == by_reason["error"]["frames"] == 1
+    assert "frames" not in done  # of a stream without a framing
 
 
 def access_records(server: Running) -> list[dict[str, Any]]:
