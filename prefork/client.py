@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a 
 if TYPE_CHECKING:
     from typing import Any
 
-CONTROL_KEY = re.compile(r"^control:[ \t]*(?P<value>[^#\n]*?)[ \t]*(?:#.*)?$", re.MULTILINE)
+CONTROL_KEY = re.compile(r"^control:[ \t]*(?P<value>.*?)[ \t]*(?:[ \t]#.*)?$", re.MULTILINE)
 PLAIN_PATH = re.compile(r"^(?P<quote>[\"']?)(?P<path>/[^\"'${}]*|[^\"'${}/&*!|>%@`~][^\"'${}]*)(?P=quote)$")
 
 

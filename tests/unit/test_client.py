@@ -18,8 +18,19 @@ PLAIN = {
     "control: /run/x.sock  # where it is": "/run/x.sock",
     "workers: 2\ncontrol: /run/x.sock\nlisteners: []": "/run/x.sock",
     "control: relative.sock": "relative.sock",
+    "control: /run/x#1.sock": "/run/x#1.sock",
+    "control: /run/x#1.sock # where it is": "/run/x#1.sock",
 }
-NEITHER = ["workers: 2", "control: null", "control: ~", "control:", "# control: /run/x.sock", "x:\n  control: /no"]
+NEITHER = [
+    "workers: 2",
+    "control: null",
+    "control: # where",
+    "control: null # none",
+    "control: ~",
+    "control:",
+    "# control: /run/x.sock",
+    "x:\n  control: /no",
+]
 
 
 def config(folder: Path, text: str) -> str:

@@ -24,6 +24,7 @@ from tools.disorder import (
     handshakes,
     reloads,
     sharing,
+    sight,
 )
 from tools.disorder.certificate import CertificateError
 from tools.disorder.control import ControlError
@@ -100,8 +101,13 @@ _ATTACKS = (
     ),
     Scenario("garbage", "to every framing: no worker dies, each refusal counted", attack_noise.garbage),
 )
-_EVERY = (*_ALL, *_ATTACKS)
-GROUPS = {"attack": tuple(scenario.name for scenario in _ATTACKS)}
+_SIGHT = (
+    Scenario("log-lines", "8 workers x 5,000 lines/s into one log: 0 lost, 0 torn", sight.log_lines),
+    Scenario("busy-ready", "all workers at 100 % CPU: ready is told ≤ 100 ms", sight.ready_when_busy),
+    Scenario("scrape", "metrics of 16 slots ≤ 5 ms, and after 1,000 respawns", sight.scrape),
+)
+_EVERY = (*_ALL, *_ATTACKS, *_SIGHT)
+GROUPS = {name: tuple(one.name for one in group) for name, group in (("attack", _ATTACKS), ("sight", _SIGHT))}
 SCENARIOS = {scenario.name: scenario for scenario in _EVERY}
 
 
