@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a 
 if TYPE_CHECKING:
     from typing import Any
 
-CONTROL_KEY = re.compile(r"^control:[ \t]*(?P<value>.*?)[ \t]*(?:[ \t]#.*)?$", re.MULTILINE)
+CONTROL_KEY = re.compile(r"^control:(?P<value>.*?)(?:[ \t]#.*)?$", re.MULTILINE)
 PLAIN_PATH = re.compile(r"^(?P<quote>[\"']?)(?P<path>/[^\"'${}]*|[^\"'${}/&*!|>%@`~][^\"'${}]*)(?P=quote)$")
 
 
@@ -123,9 +123,10 @@ def _read_control(config: str) -> str | None:
             found = CONTROL_KEY.search(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {config}: {error}") from error
-    if found is None or found["value"] in ("", "null", "~"):
+    value = "" if found is None else found["value"].strip()
+    if value in ("", "null", "~"):
         return None
-    plain = PLAIN_PATH.match(found["value"])
+    plain = PLAIN_PATH.match(value)
     if plain:
         return plain["path"]
     from prefork.config import read_config  # a variable or another YAML spelling: the long way

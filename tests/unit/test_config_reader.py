@@ -243,15 +243,8 @@ def test_missing_keys_are_named_at_their_mapping(refuse: Refuse) -> None:
         "f.yaml:2:5: listeners.0: app is missing",
         "f.yaml:3:5: listeners.1: it is a single value",
     ]
-
-
-def test_a_needed_key_that_is_misspelt_is_one_mistake(refuse: Refuse) -> None:
-    assert refuse("listeners:\n  - bnd: tcp://127.0.0.1:1\n    app: a:b\n") == [
-        "f.yaml:2:5: listeners.0: unknown key 'bnd'; did you mean bind?"
-    ]
-    (first, second) = refuse("listeners:\n  - color: red\n    app: a:b\n")
-    assert "unknown key 'color'" in first + second
-    assert "bind is missing" in first + second
+    misspelt = "listeners:\n  - bnd: tcp://127.0.0.1:1\n    app: a:b\n"
+    assert refuse(misspelt) == ["f.yaml:2:5: listeners.0: unknown key 'bnd'; did you mean bind?"]
 
 
 def listeners(*pairs: tuple[str, str]) -> str:
