@@ -47,6 +47,13 @@ def test_check_says_what_kind_each_app_is(prepare: Prepare) -> None:
     assert done.stdout.splitlines() == ["test.yaml: good", *lines]
 
 
+def test_a_needed_key_that_is_misspelt_is_one_mistake(prepare: Prepare) -> None:
+    done = prepare(listeners=[{"bnd": "tcp://127.0.0.1:1", "app": ECHO}]).run("check", "test.yaml")
+    assert done.returncode == 2
+    assert done.stderr.count("prefork: ") == 1
+    assert "listeners.0: unknown key 'bnd'; did you mean bind?" in done.stderr
+
+
 def test_check_binds_nothing_and_leaves_nothing(prepare: Prepare) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"tcp://127.0.0.1:{taken.getsockname()[1]}"

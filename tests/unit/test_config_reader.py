@@ -243,8 +243,6 @@ def test_missing_keys_are_named_at_their_mapping(refuse: Refuse) -> None:
         "f.yaml:2:5: listeners.0: app is missing",
         "f.yaml:3:5: listeners.1: it is a single value",
     ]
-    misspelt = "listeners:\n  - bnd: tcp://127.0.0.1:1\n    app: a:b\n"
-    assert refuse(misspelt) == ["f.yaml:2:5: listeners.0: unknown key 'bnd'; did you mean bind?"]
 
 
 def listeners(*pairs: tuple[str, str]) -> str:
