@@ -48,7 +48,7 @@ def test_check_says_what_kind_each_app_is(prepare: Prepare) -> None:
 
 
 def test_a_needed_key_that_is_misspelt_is_one_mistake(prepare: Prepare) -> None:
-    done = prepare(listeners=[{"bnd": "tcp://127.0.0.1:1", "app": ECHO}]).run("check", "test.yaml")
+    done = prepare(listeners=[{"bnd": "tcp://127.0.0.1:1", "app": "a:b"}]).run("check", "test.yaml")
     assert done.returncode == 2
     assert done.stderr.count("prefork: ") == 1
     assert "listeners.0: unknown key 'bnd'; did you mean bind?" in done.stderr
