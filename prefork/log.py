@@ -24,6 +24,8 @@ FIELDS = (  # of a record, written when they are there
     *("start", "duration", "received", "sent", "frames", "tls", "reason"),
 )
 MAX_CHARACTERS = 8192  # of a message, and of each line of a traceback
+MAX_LINES = 200  # of a detail, such as a traceback; an exception may tell what a peer has said
+MAX_DETAIL = 65_536  # characters
 UNPRINTABLE = re.compile(r"[^ -~]+")
 WRITE_SECONDS = 1.0  # a reader of our pipe who takes nothing for so long loses a line; the server goes on
 
@@ -80,8 +82,7 @@ class TextFormatter(logging.Formatter):
         level = record.levelname.lower()
         message = _escape(record.getMessage())
         text = f"{clock}.{int(record.msecs):03d} {level:<7} {who} ({record.process}) {record.name}: {message}"
-        detail = _detail(self, record)
-        return "\n  ".join([text, *map(_escape, detail.splitlines())])
+        return "\n  ".join([text, *map(_escape, _bound_lines(_detail(self, record).splitlines()))])
 
 
 class JsonFormatter(logging.Formatter):
@@ -114,6 +115,14 @@ def _bound(message: str) -> str:
     return f"{message[:MAX_CHARACTERS]}… ({len(message) - MAX_CHARACTERS} more characters)"
 
 
+def _bound_lines(lines: list[str]) -> list[str]:
+    """Leave out the middle of a detail that is too long: what raised is at its end, who called at its begin."""
+    if len(lines) <= MAX_LINES:
+        return lines
+    half = MAX_LINES // 2
+    return [*lines[:half], f"… ({len(lines) - 2 * half} more lines)", *lines[-half:]]
+
+
 def _escape(message: str) -> str:
     """Keep a message on its line, whatever a peer has put into it, and bounded."""
     message = _bound(message)
@@ -129,6 +138,9 @@ def _detail(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     detail: str = getattr(record, "detail", "")
     if record.exc_info and record.exc_info[0] is not None:
         detail = formatter.formatException(record.exc_info)
+    if len(detail) > MAX_DETAIL:
+        half = MAX_DETAIL // 2
+        detail = f"{detail[:half]}\n… ({len(detail) - 2 * half} more characters)\n{detail[-half:]}"
     return detail
 
 

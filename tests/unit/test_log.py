@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefork.log import Fields, JsonFormatter, TextFormatter
+from prefork.log import MAX_DETAIL, MAX_LINES, Fields, JsonFormatter, TextFormatter
 
 NASTY = "one\ntwo\rthree\x1b[31m\x00 \u2028 \u202e end"
 
@@ -51,6 +51,24 @@ def test_text_has_a_traceback_below_its_line() -> None:
 
 def test_text_has_a_detail_below_its_line() -> None:
     assert TextFormatter().format(record("the stack:", detail="a\nb")).splitlines()[1:] == ["  a", "  b"]
+
+
+def test_a_detail_of_many_lines_keeps_its_begin_and_its_end() -> None:
+    """An exception may tell what a peer has said."""
+    many = "\n".join(map(str, range(10_000)))
+    lines = TextFormatter().format(record("the stack:", detail=many)).splitlines()[1:]
+    assert len(lines) == MAX_LINES + 1
+    assert (lines[0], lines[-1]) == ("  0", "  9999")
+    assert lines[MAX_LINES // 2] == f"  … ({10_000 - MAX_LINES} more lines)"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_long_detail_is_cut_in_its_middle(formatter: logging.Formatter) -> None:
+    text = formatter.format(record("the stack:", detail="begin " + "x" * 1_000_000 + " end"))
+    assert len(text) < MAX_DETAIL + 1000
+    assert "begin x" in text
+    assert "x end" in text
+    assert "more characters" in text
 
 
 def test_json_is_one_object_on_one_line_with_the_fields_that_are_there() -> None:
