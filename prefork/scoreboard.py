@@ -14,6 +14,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from operator import add
 
 PAGE_BYTES = 131_072  # the kernel gives memory to those 4 KiB of it that are touched
 CELL_BYTES = 8  # an aligned store of 8 bytes is one instruction on every 64-bit machine: no torn reads
@@ -216,4 +217,8 @@ def observe(cells: Page, first: int, bounds: Sequence[float], seconds: float) ->
 
 def sum_blocks(blocks: Iterable[Sequence[int]]) -> list[int]:
     """Return the sum of each cell over the blocks of a listener."""
-    return list(map(sum, zip(*blocks, strict=True)))
+    first, *rest = blocks
+    sums = list(first)
+    for block in rest:
+        sums = list(map(add, sums, block))
+    return sums

@@ -6,6 +6,7 @@ Knows: what the numbers of a census are called. Does not know: where they come f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from prefork.config.limits import TRIALS
@@ -36,6 +37,7 @@ PLAIN = {
     "datagrams_unsent_total": (Count.UNSENT, "Datagrams that could not be sent."),
 }
 
+LABELS = 4096  # that are kept as they are written
 Cells = Sequence[int]  # of a listener in a slot, as `Count` has them
 
 
@@ -75,6 +77,7 @@ class Page:
         return "\n".join(self._lines) + "\n"
 
 
+@lru_cache(maxsize=LABELS)
 def label(name: str, value: object) -> str:
     """Return a label, its value escaped."""
     text = str(value).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
@@ -92,7 +95,12 @@ def expose(census: Mapping[str, Any]) -> str:
 
 
 def _where(row: Sequence[Any]) -> str:
-    return f"{label('listener', row[0])},{label('slot', row[1])}"
+    return _place(row[0], row[1])
+
+
+@lru_cache(maxsize=LABELS)
+def _place(listener: str, slot: int) -> str:
+    return f"{label('listener', listener)},{label('slot', slot)}"
 
 
 def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
@@ -137,12 +145,13 @@ def _ends(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
 
 
 def _rejections(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
+    rules = [(rule, label("rule", rule.key), rule.key in TRIALS) for rule in Rule]
     for row in rows:
-        for rule in Rule:
-            where = f"{_where(row)},{label('rule', rule.key)}"
-            yield f'{where},dry_run="false"', row[2][REJECTED + rule]
-            if rule.key in TRIALS:
-                yield f'{where},dry_run="true"', row[2][TRIED + rule]
+        where, cells = _where(row), row[2]
+        for rule, named, has_trial in rules:
+            yield f'{where},{named},dry_run="false"', cells[REJECTED + rule]
+            if has_trial:
+                yield f'{where},{named},dry_run="true"', cells[TRIED + rule]
 
 
 def _handshakes(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
