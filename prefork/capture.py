@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any
 from prefork import __version__
 from prefork.client import NoServerError, RefusedError, UsageError, ask
 from prefork.config.units import parse_duration, parse_size
+from prefork.errors import RemoteProtocolError
 from prefork.pcapng import Close, Stream, header
 from prefork.spool import Event, read_batches
 
@@ -109,7 +111,10 @@ class Scribe:
         for offset, who, events in read_batches(self._spool, self._offset):
             self._offset = offset
             for told in events:
-                blocks = self._pack(who, *told)
+                try:
+                    blocks = self._pack(who, *told)
+                except (LookupError, TypeError, ValueError, struct.error) as error:
+                    raise RemoteProtocolError(f"cannot read what was captured: {error!r}") from error
                 self.is_full = self.size + len(blocks) > self._limit
                 if self.is_full:
                     return

@@ -211,7 +211,7 @@ class Tapped:
         self.touched = self.service.now
         self.received += len(data)
         batch = recorder.batch  # what `Recorder.note` would do, without the calls
-        kept = data[: recorder.most]
+        kept = data if recorder.most is None else data[: recorder.most]
         batch.events += (recorder.received, time_ns(), len(kept))
         batch.told.append(kept)
         self.held = b""
@@ -232,7 +232,7 @@ class Tapped:
     def _send(self: Any, data: Bytes) -> None:
         recorder = self.recorder
         if recorder is not None and self._phase < BROKEN:
-            kept = data[: recorder.most]
+            kept = data if recorder.most is None else data[: recorder.most]
             batch = recorder.batch
             batch.events += (recorder.sent, time_ns(), len(kept))
             batch.told.append(kept if kept.__class__ is bytes else bytes(kept))

@@ -42,7 +42,12 @@ class Alarm:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _ring(self, _number: int, frame: FrameType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(LEAST_SECONDS, self._look(frame, time.monotonic())))
+        try:
+            wait = self._look(frame, time.monotonic())
+        except Exception:  # what is interrupted is anybody's code, into which it would be raised
+            log.exception("cannot look at a slow turn; log.slow_turn has no effect any more")
+            return
+        signal.setitimer(signal.ITIMER_REAL, max(LEAST_SECONDS, wait))
 
     def stop(self) -> None:
         if signal.getsignal(signal.SIGALRM) == self._ring:

@@ -57,11 +57,12 @@ def sum_counters(cells: Cells) -> dict[str, dict[str, int]]:
 
 def describe_listeners(cells: Cells, bound: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     """Return name, address and sums of each listener."""
+    blocks = {row["name"]: [[0] * LISTENER_CELLS] for row in bound}
+    for (_, name), own in cells.items():
+        blocks.setdefault(name, []).append(list(own))
     rows = []
     for row in bound:
-        sums = sum_blocks(
-            [[0] * LISTENER_CELLS, *(own for (_, name), own in cells.items() if name == row["name"])]
-        )
+        sums = sum_blocks(blocks[row["name"]])
         counted = {count.name.lower(): sums[count] for count in SUMMED}
         rows.append({**row, "connections": sums[Count.OPEN], **counted})
     return rows

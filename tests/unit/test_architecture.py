@@ -24,13 +24,14 @@ CLASSES = {c.name: c for s in EVERYTHING for c in s.classes()}
 
 MAX_LINES, MAX_FUNCTION, MAX_PARAMETERS, MAX_ATTRIBUTES, MAX_NESTING, MAX_DOCSTRING = 400, 50, 5, 12, 3, 12
 
-# User code is called there, or it is the top of a process, or logging's own rule: nowhere else.
+# User code is called or interrupted there, or it is the top of a process, or logging's own rule: nowhere else.
 CATCH_ALL = {
     ("prefork/app.py", "import_app"),
     ("prefork/cli.py", "_run"),
     ("prefork/framing/json_lines.py", "_read"),
     ("prefork/log.py", "emit"),
     ("prefork/net/service.py", "USER_ERRORS"),
+    ("prefork/process/alarm.py", "_ring"),
     ("prefork/process/kernel.py", "_become"),
     ("prefork/process/reload.py", "begin"),
     ("prefork/process/worker.py", "_enter_lifespan"),
