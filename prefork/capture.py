@@ -113,7 +113,7 @@ class Scribe:
             for told in events:
                 try:
                     blocks = self._pack(who, *told)
-                except (LookupError, TypeError, ValueError, struct.error) as error:
+                except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
                     raise RemoteProtocolError(f"cannot read what was captured: {error!r}") from error
                 self.is_full = self.size + len(blocks) > self._limit
                 if self.is_full:

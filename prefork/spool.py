@@ -17,7 +17,7 @@ from enum import IntEnum
 from prefork.errors import RemoteProtocolError
 
 MARK = 0x7066_7370
-MAX_BATCH_BYTES = 1 << 30
+MAX_BATCH_BYTES = 1 << 28
 _HEAD = struct.Struct("=IIQQ")  # mark, events, who, bytes of what was said
 _EVENT_BYTES = 24
 MAX_PARTS = 1000  # IOV_MAX is 1024, sysconf(3)

@@ -23,7 +23,7 @@ from prefork.net.transport import StreamTransport
 MAX_FRAMES = 40  # the innermost
 MAX_STACK = 16_384  # characters
 AGAIN_SECONDS = 0.05
-LOGGING = "prefork.log"
+LOGGING = frozenset(("prefork.log", "logging", "logging.handlers", "queue"))
 LOOP = asyncio.BaseEventLoop.run_forever.__code__  # what lies below is of the process, not of the turn
 OURS = "prefork.net"
 CARRIERS = ("self", "transport")  # names under which frames of ours hold the connection that they serve
@@ -55,13 +55,13 @@ class Lookout:
         began = self._site.selector.turn_since
         if began is None or began == self._told:
             self._fold.flush(now)
-            return self._limit
+            return self._limit if began is None else max(self._limit, now - began)  # each alarm wakes the loop
         rest = began + self._limit - now
         if rest > 0:
             return rest
         frames = list(walk(frame))
-        if any(one.f_globals.get("__name__") == LOGGING for one, _ in frames):
-            return AGAIN_SECONDS  # the log itself is slow, or would get a line within a line
+        if any(one.f_globals.get("__name__") in LOGGING for one, _ in frames):
+            return AGAIN_SECONDS  # the log is slow, would get a line within a line, or holds a lock of the app's
         if frames:
             self._told = began
             self._tell(frames, find_connection(frames, self._site), now)

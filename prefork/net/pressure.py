@@ -46,8 +46,15 @@ class Pressure:
 
     def look_at_memory(self) -> None:
         """Find out whether there is memory for more connections."""
-        share = WELL if self.is_short else SHORT
-        self.is_short = any(used > limit * share for limit, used in map(measure, self._memory))
+        share, is_short = WELL if self.is_short else SHORT, False
+        for memory in self._memory[:]:
+            try:
+                limit, used = measure(memory)
+            except OSError:  # the process was moved, and the group it was in is gone
+                self._memory.remove(memory)
+                continue
+            is_short = is_short or used > limit * share
+        self.is_short = is_short
 
     def find_oldest(self, name: str, transports: Callable[[], Iterable[Any]], now: float) -> Any:
         """Return the connection of a listener that has been idle for the longest time; None: all are busy.

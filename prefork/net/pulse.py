@@ -44,7 +44,7 @@ class Pulse:
         self._period = period
         self._on_beat = on_beat
         self._next_sweep = 0.0
-        self._rest: list[Any] = []  # who is still to be looked at in this sweep
+        self._rest: list[tuple[int, Any]] = []  # descriptors and watchers still to be looked at in this sweep
         self._swept_at = 0.0  # when it began
         self._was_busy = (0.0, site.now)  # the loop, and when
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # later there may be none to spare
@@ -88,24 +88,32 @@ class Pulse:
     def sweep(self) -> None:
         """Look at all deadlines, some in each turn of the loop: nobody is to wait for all."""
         if not self._rest:
-            self._rest = list(self._site.selector.watchers.values())
+            self._rest = list(self._site.selector.watchers.items())
             self._swept_at = time.monotonic()
             self._sweep_some()
 
     def _sweep_some(self) -> None:
-        now, rest = self._site.now, self._rest
-        begun = time.monotonic()
-        while rest and time.monotonic() < begun + SLICE_SECONDS:
-            for watcher in rest[-WATCHERS_AT_ONCE:]:
-                if isinstance(watcher, StreamTransport):
-                    watcher.sweep(now)
-                elif isinstance(watcher, PASSING) and watcher.deadline <= now:
-                    watcher.expire()
-            del rest[-WATCHERS_AT_ONCE:]
-        if rest and begun < self._swept_at + PACED_SECONDS:
-            self._site.loop.call_later(PAUSE_SECONDS, self._sweep_some)
-        elif rest:
-            self._site.loop.call_soon(self._sweep_some)
+        begun, rest = time.monotonic(), self._rest
+        try:
+            while rest and time.monotonic() < begun + SLICE_SECONDS:
+                some = rest[-WATCHERS_AT_ONCE:]
+                del rest[-WATCHERS_AT_ONCE:]
+                self._look_at(some)
+        finally:
+            if rest and begun < self._swept_at + PACED_SECONDS:
+                self._site.loop.call_later(PAUSE_SECONDS, self._sweep_some)
+            elif rest:
+                self._site.loop.call_soon(self._sweep_some)
+
+    def _look_at(self, some: list[tuple[int, Any]]) -> None:
+        now, watchers = self._site.now, self._site.selector.watchers
+        for fd, watcher in some:
+            if watchers.get(fd) is not watcher:
+                continue  # it has ended meanwhile, and the number may be another's
+            if isinstance(watcher, StreamTransport):
+                watcher.sweep(now)
+            elif isinstance(watcher, PASSING) and watcher.deadline <= now:
+                watcher.expire()
 
 
 def transports(site: Worksite) -> list[StreamTransport]:

@@ -29,6 +29,7 @@ from prefork.spool import Batch, Event, sign
 
 SPARE_BYTES = 1 << 20  # of the disk are left to others: a batch that is cut makes the spool unreadable
 GATHERED_EVENTS, GATHERED_SECONDS = 256, 0.1  # that wait to be written
+LARGE_BYTES = 16_384  # of one event: it does not wait
 
 log = logging.getLogger("prefork.capture")
 
@@ -76,11 +77,12 @@ class Tap:
         self._batch = Batch(os.getpid())
         self._numbers = count(1)
         self._recorders: dict[Any, Recorder] = {}
+        self._is_over = False  # nothing more is written; it is closed in the next turn
         self.is_closed = False
         site.journal.tap = self
+        self._timer = site.loop.call_later(GATHERED_SECONDS, self._flush_again)
         for transport in transports(site):
             self.adopt(transport)
-        self._timer = site.loop.call_later(GATHERED_SECONDS, self._flush_again)
 
     def adopt(self, transport: StreamTransport) -> None:
         """Tap a connection, if it is wanted."""
@@ -111,27 +113,34 @@ class Tap:
 
     def flush(self) -> None:
         """Write what waits, together: that keeps batches whole, and costs one call."""
-        if not self._batch.told or self._fd < 0:
+        if not self._batch.told:
             return
         size, parts = self._batch.take()
+        if self._is_over:
+            return
         try:
             disk = os.fstatvfs(self._fd)
             if disk.f_bavail * disk.f_frsize < SPARE_BYTES + size:
-                self.close("the disk is full")
+                self._end("the disk is full")
             elif os.fstat(self._fd).st_size > self._limit:
-                self.close("its limit is reached")
-            else:
-                os.writev(self._fd, parts)
+                self._end("its limit is reached")
+            elif os.writev(self._fd, parts) < size:
+                self._end("the disk is full")
         except OSError as error:
-            self.close(str(error.strerror))
+            self._end(str(error.strerror))
+
+    def _end(self, reason: str) -> None:
+        """Be closed from the loop: here a connection may be in the middle of what it does otherwise."""
+        self._is_over = True
+        self._site.loop.call_soon(self.close, reason)
 
     def close(self, reason: str) -> None:
         """Leave the connections as they were."""
         if self.is_closed:
             return
-        self.is_closed = True
         self._timer.cancel()
         self.flush()
+        self.is_closed = self._is_over = True
         log.info("the capture ends: %s", reason)
         if self._site.journal.tap is self:
             self._site.journal.tap = None
@@ -236,6 +245,8 @@ class Tapped:
             batch = recorder.batch
             batch.events += (recorder.sent, time_ns(), len(kept))
             batch.told.append(kept if kept.__class__ is bytes else bytes(kept))
+            if len(kept) > LARGE_BYTES or len(batch.told) >= GATHERED_EVENTS:
+                recorder.tap.flush()
         if self._phase or self._buffer is not None:
             super()._send(data)  # type: ignore[misc]  # of the transport that stands behind it
             return

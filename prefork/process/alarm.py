@@ -33,7 +33,8 @@ class Alarm:
             seconds: until the first time; 0: never.
         """
         self._look = look
-        if not seconds:
+        self._is_over = not seconds
+        if self._is_over or signal.getitimer(signal.ITIMER_REAL)[0]:  # an orphan has its last seconds
             return
         if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, signal.SIG_IGN):
             log.warning("log.slow_turn has no effect: the app has a handler of SIGALRM")
@@ -47,8 +48,10 @@ class Alarm:
         except Exception:  # what is interrupted is anybody's code, into which it would be raised
             log.exception("cannot look at a slow turn; log.slow_turn has no effect any more")
             return
-        signal.setitimer(signal.ITIMER_REAL, max(LEAST_SECONDS, wait))
+        if not self._is_over and signal.getsignal(signal.SIGALRM) == self._ring:
+            signal.setitimer(signal.ITIMER_REAL, max(LEAST_SECONDS, wait))
 
     def stop(self) -> None:
+        self._is_over = True
         if signal.getsignal(signal.SIGALRM) == self._ring:
             signal.setitimer(signal.ITIMER_REAL, 0)

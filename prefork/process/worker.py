@@ -246,6 +246,7 @@ class Worker:
     def _on_orphaned(self, number: int, frame: object) -> None:  # noqa: ARG002  # a signal handler's arguments
         """The master may be gone. If so, a loop that stands still gives up the port here, and ends soon."""
         if os.getppid() != self._plan.master_pid:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(ORPHAN_ALARM_SECONDS)
             self._give_up_ports()

@@ -279,6 +279,19 @@ def test_a_capture_ends_at_its_limit_and_by_its_time(server: Running) -> None:
     assert done.returncode == 0
 
 
+def test_a_limit_that_many_connections_alone_reach_harms_nobody(server: Running) -> None:
+    """A worker writes down 256 events together: with so many the limit is met while it begins."""
+    pids = server.worker_pids()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(1200)]
+        done = server.run(
+            "capture", "--control", str(server.control), "-o", str(server.folder / "x.pcapng"), "--limit", "2KiB"
+        )
+        assert done.returncode == 0
+        assert all(exchange(client, b"still here") == b"still here" for client in clients)
+    assert server.worker_pids() == pids
+
+
 def test_a_capture_that_cannot_go_on_keeps_what_it_has_and_the_server_serves_on(server: Running) -> None:
     file = server.folder / "x.pcapng"
     command = [sys.executable, "-m", "prefork", "capture", "--control", str(server.control), "-o", str(file)]
