@@ -14,7 +14,7 @@ INET = ("tcp", "tls", "udp")
 UNIX = ("unix", "unixgram")
 SCHEMES = (*INET, *UNIX, "fd")
 LABEL = r"[A-Za-z0-9_-]{1,63}"  # of a host's name, RFC 1035, 2.3.4
-ZONE = r"[A-Za-z0-9._-]{1,15}"  # a name of an interface, IFNAMSIZ of net/if.h
+ZONE = r"(?!.*\.\.)[A-Za-z0-9._-]{1,15}"  # a name of an interface, IFNAMSIZ of net/if.h, as IDNA takes it
 MAX_UNIX_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
 FORMS = "tcp://host:port, tls://host:port, udp://host:port, unix:///path, unixgram:///path or fd://N"
 

@@ -76,7 +76,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}{self.place.excerpt}"
+        return escape(f"{self.place}: {self.message}") + self.place.excerpt
+
+
+def escape(text: str) -> str:
+    """Return what an operator has written as it can stand on a terminal, in one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Style(Enum):

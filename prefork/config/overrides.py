@@ -23,6 +23,7 @@ from prefork.config.document import (
     Scalar,
     Source,
     Style,
+    escape,
     open_source,
     parse_document,
     scalar_of,
@@ -99,16 +100,11 @@ def apply_flags(root: Mapping, sets: Sequence[str], problems: list[Problem]) -> 
                 raise LookupError("it has no value; write --set KEY=VALUE")
             steps, key = _find(root, path, _FLAG)
         except LookupError as error:
-            problems.append(Problem(Place(Source(f"--set {_shown(text)}", rank=FLAG_RANK)), error.args[0]))
+            problems.append(Problem(Place(Source(f"--set {escape(text)}", rank=FLAG_RANK)), error.args[0]))
             continue
-        source = Source(f"--set {path}=…" if key.bounds.get("secret") else f"--set {_shown(text)}", rank=FLAG_RANK)
+        source = Source(f"--set {path}=…" if key.bounds.get("secret") else f"--set {escape(text)}", rank=FLAG_RANK)
         root = _put(root, steps, _value(value, key, source, problems))
     return root
-
-
-def _shown(text: str) -> str:
-    """Return what an operator has typed as it can stand on a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _value(text: str, key: Key, source: Source, problems: list[Problem]) -> Node:

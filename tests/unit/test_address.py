@@ -13,6 +13,7 @@ GOOD = {
     "tcp://localhost:65535": Address("tcp", "localhost", 65535),
     "tcp://0.0.0.0:0": Address("tcp", "0.0.0.0", 0),
     "unix:///run/echo.sock": Address("unix", path="/run/echo.sock"),
+    "udp://[fe80::1%eth0.5]:0": Address("udp", host="fe80::1%eth0.5", port=0),
 }
 BAD = {
     "": "a bind is written",
@@ -29,6 +30,7 @@ BAD = {
     "tcp://user@h:1": "a bind is written",
     "tcp://[::1:1": "no valid host and port",
     "tcp://[zz::1]:1": "IPv6|valid",
+    "tcp://[fe80::1%a..b]:1": "no name of an interface",
     "sctp://h:1": "a bind is written",
     "unix://@": "absolute path or a name",
     "unixgram://x": "absolute path or a name",
