@@ -112,26 +112,35 @@ def with_limit(framing: Any, limit: int, over: Over) -> Any:
 
 def feed(framing: Framing, pieces: Sequence[bytes]) -> tuple[list[Any], RemoteProtocolError | None]:
     """Return what a stream was cut into, and why no more."""
+    most = getattr(framing, "max_bytes", 0) + 64
+    bound = most + max(map(len, pieces)) + KEPT_BYTES
+    frames, refusal, kept = feed_weighed(framing, pieces, most)
+    # What the interpreter has kept by itself, such as a table that had to grow, is not kept again.
+    if kept > bound and feed_weighed(framing, pieces, most)[2] > bound:
+        raise Broken("a decoder keeps more than a frame and a read")
+    return frames, refusal
+
+
+def feed_weighed(
+    framing: Framing, pieces: Sequence[bytes], most: int
+) -> tuple[list[Any], RemoteProtocolError | None, int]:
+    """Return the same, and the bytes that a decoder has kept, if memory is measured."""
     decoder = framing.decoder()
     frames: list[Any] = []
     before = tracemalloc.get_traced_memory()[0]
-    most = getattr(framing, "max_bytes", 0) + 64
     for piece in (*pieces, b""):
         try:
             found = decoder.feed(piece)
         except RemoteProtocolError as error:
-            return frames, error
+            return frames, error, 0
         if decoder.pending > most:
             raise Broken("more is pending than a frame may have")
         check_frames(found, most)
         frames += [("complaint", frame.answer) if type(frame) is Complaint else repr(frame) for frame in found]
-    if tracemalloc.is_tracing():
-        del found
-        # What was cut is 200 bytes a piece at most beside its own: a tuple or a text, and its place in the list.
-        kept = tracemalloc.get_traced_memory()[0] - before - sum(300 + 4 * len(frame) for frame in frames)
-        if kept > most + max(map(len, pieces)) + KEPT_BYTES:
-            raise Broken("a decoder keeps more than a frame and a read")
-    return frames, None
+    del found
+    # What was cut is 200 bytes a piece at most beside its own: a tuple or a text, and its place in the list.
+    kept = tracemalloc.get_traced_memory()[0] - before - sum(300 + 4 * len(frame) for frame in frames)
+    return frames, None, kept
 
 
 def check_frames(frames: Sequence[Any], most: int) -> None:
