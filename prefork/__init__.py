@@ -14,7 +14,13 @@ TYPE_CHECKING = False  # as `typing` has it, whose import would be a fifth of a 
 if TYPE_CHECKING:
     from typing import Any
 
-    from prefork.errors import LocalProtocolError, PreforkError, ProtocolError, RemoteProtocolError
+    from prefork.errors import (
+        FrameLimitError,
+        LocalProtocolError,
+        PreforkError,
+        ProtocolError,
+        RemoteProtocolError,
+    )
     from prefork.framing import Fixed, JsonLines, Length, Lines, Netstring, Over, Varint
     from prefork.metrics import counter, gauge, histogram
     from prefork.net.connection import Connection
@@ -37,6 +43,7 @@ __all__ = [
     "ProtocolError",
     "LocalProtocolError",
     "RemoteProtocolError",
+    "FrameLimitError",
 ]
 __version__ = "0.1.0"
 

@@ -46,3 +46,7 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The peer broke a rule or a limit."""
+
+
+class FrameLimitError(RemoteProtocolError):
+    """A frame of the peer's is larger than `limits.frame`."""

@@ -87,10 +87,38 @@ class Rule(IntEnum):
     BUFFER = 14
     BUFFERS = 15
     AMPLIFICATION = 16
+    HANDSHAKES = 17
+    FRAME = 18
 
     @property
     def key(self) -> str:
         """Its name in counters, and, if it has one, of its key in `limits`."""
+        return self.name.lower()
+
+
+class End(IntEnum):
+    """Why connections have ended; each has a cell of a listener, and CLOSED is the sum of these."""
+
+    DONE = 0
+    ERROR = 1  # of the app
+    CUT = 2  # at the end of a drain
+    BROKEN = 3  # by the peer: a reset, a frame over the limit, no TLS
+    STALLED = 4  # the last answer was not taken
+    HANDSHAKE = 5  # these are of the rules by their names
+    IDLE = 6
+    MESSAGE = 7
+    MIN_RATE = 8
+    LIFE = 9
+    BUFFER = 10
+    BUFFERS = 11
+    CONNECTIONS = 12
+    BAN = 13
+    KICKED = 14
+    LOST = 15  # with the worker
+
+    @property
+    def word(self) -> str:
+        """What it is called in metrics and in access records."""
         return self.name.lower()
 
 
@@ -100,8 +128,9 @@ DURATION_BOUNDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
 HANDSHAKE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 FRAME_BOUNDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 # First cells of histograms: a count for each bound, one for the rest, the sum in ns.
-FRAMES, DURATION, HANDSHAKE = 49, 96, 108
+FRAMES, DURATION, HANDSHAKE = 51, 96, 108
 REJECTED, TRIED = 32, 64  # first cells of the rules in a listener's block: enforced, and dry runs
+ENDS = 16  # first cell of the reasons in a listener's block
 
 Page = memoryview
 

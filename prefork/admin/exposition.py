@@ -15,6 +15,7 @@ from prefork.process.tolls import START_BOUNDS
 from prefork.scoreboard import (
     DURATION,
     DURATION_BOUNDS,
+    ENDS,
     FRAME_BOUNDS,
     FRAMES,
     HANDSHAKE,
@@ -22,11 +23,12 @@ from prefork.scoreboard import (
     REJECTED,
     TRIED,
     Count,
+    End,
     Rule,
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-ENDS = {"error": Count.ERRORS, "cut": Count.CUT, "timed_out": Count.TIMED_OUT, "broken": Count.BROKEN}
+FREQUENT = frozenset({End.DONE, End.ERROR, End.CUT, End.BROKEN, End.IDLE})  # told before they have happened
 PLAIN = {
     "connections_accepted_total": (Count.ACCEPTED, "Connections that were accepted."),
     "connections_turned_away_total": (Count.REFUSED, "Connections told to go: no descriptor was left."),
@@ -138,10 +140,12 @@ def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
 
 
 def _ends(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
+    reasons = [(ENDS + end, label("reason", end.word), end in FREQUENT) for end in End]
     for row in rows:
-        known = {reason: row[2][count] for reason, count in ENDS.items()}
-        known["done"] = max(0, row[2][Count.CLOSED] - sum(known.values()))
-        yield from ((f"{_where(row)},{label('reason', reason)}", number) for reason, number in known.items())
+        where, cells = _where(row), row[2]
+        for cell, named, is_frequent in reasons:
+            if is_frequent or cells[cell]:
+                yield f"{where},{named}", cells[cell]
 
 
 def _rejections(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:

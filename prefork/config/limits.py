@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from prefork.config.key import MAX_INTEGER, Kind, setting
 
 TRIALS = (
-    *("connections", "per_ip", "per_ip_rate", "rate", "handshake", "idle", "message", "min_rate", "life"),
-    *("buffer", "buffers", "amplification"),
+    *("connections", "per_ip", "per_ip_rate", "rate", "handshake", "handshakes", "idle", "message", "min_rate"),
+    *("life", "buffer", "buffers", "amplification"),
 )
 MAX_RATE = 500_000  # of a counter of 20 bits, over two windows
 
@@ -68,7 +68,11 @@ class Limits:
         trial=True,
     )
     handshakes: int = setting(
-        1000, Kind.INTEGER, "TLS handshakes at once per worker; the oldest gives way", minimum=1
+        1000,
+        Kind.INTEGER,
+        "TLS handshakes and PROXY headers under way at once per worker; the oldest gives way",
+        minimum=1,
+        trial=True,
     )
     idle: float = setting(
         300.0,
@@ -94,7 +98,7 @@ class Limits:
     life: float = setting(
         0.0,
         Kind.DURATION,
-        "a connection of this age, or up to a tenth more, ends behind its next answer; 0 = never",
+        "a connection of this age, or up to a tenth more, ends behind its next answer, within a tenth; 0 = never",
         minimum=0,
         trial=True,
     )

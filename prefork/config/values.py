@@ -69,7 +69,9 @@ def _is_default(node: Node, key: Key) -> bool:
 
 def _read_one(node: Node, key: Key, trail: Trail) -> Any:
     if not isinstance(node, Scalar):
-        trail.refuse(node.place, f"it is {shape_of(node)}; write a single value")
+        is_trial = isinstance(node, Mapping) and node.find("dry_run") is not None
+        why = "it cannot be tried by dry_run" if is_trial else f"it is {shape_of(node)}"
+        trail.refuse(node.place, f"{why}; write a single value")
         return None
     try:
         return read_scalar(node, key)

@@ -28,11 +28,13 @@ class Complaint:
         reason: one line, without a byte of the peer's.
         answer: what its sender is to be told, as it goes over the wire; empty: nothing.
         error: of the app's own check, if it is rather that which is wrong.
+        is_over: the frame was over the limit.
     """
 
     reason: str
     answer: bytes = b""
     error: Exception | None = None
+    is_over: bool = False
 
 
 class Decoder(Protocol):

@@ -103,7 +103,7 @@ class JsonDecoder:
 
     def _read(self, line: Any) -> Any:
         if type(line) is Complaint:
-            return Complaint(line.reason, TOO_LONG if line.answer else b"")
+            return Complaint(line.reason, TOO_LONG if line.answer else b"", is_over=True)
         try:
             value = DECODER.decode(line.decode())
         except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.errors import FrameLimitError, LocalProtocolError, RemoteProtocolError
 from prefork.framing.decoder import Complaint, Over
 
 SKIPPED = 1  # a frame that is passed over has begun, whatever its size
@@ -148,9 +148,11 @@ class LineDecoder:
         if framing.over is not Over.CLOSE:
             if self._complaint is None:
                 answer = framing.encode_complaint() if framing.over is Over.ERROR else b""
-                self._complaint = Complaint(f"a line is over {framing.max_bytes} bytes (limits.frame)", answer)
+                self._complaint = Complaint(
+                    f"a line is over {framing.max_bytes} bytes (limits.frame)", answer, is_over=True
+                )
             return self._complaint
-        self.refusal = RemoteProtocolError(
+        self.refusal = FrameLimitError(
             f"cannot read a line: it has {size} bytes or more, the limit is {framing.max_bytes} (limits.frame)"
         )
         if is_first:

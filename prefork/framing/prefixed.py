@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.errors import FrameLimitError, LocalProtocolError, RemoteProtocolError
 from prefork.framing.decoder import Complaint, Over
 
 VARINT_BYTES = 10  # of 64 bits, seven in each byte
@@ -256,12 +256,14 @@ class PrefixedDecoder:
     def _refuse(self, size: int) -> Complaint:
         framing = self._framing
         if framing.over is Over.CLOSE:
-            raise RemoteProtocolError(
+            raise FrameLimitError(
                 f"cannot read a frame: it has {size} bytes, the limit is {framing.max_bytes} (limits.frame)"
             )
         if self._complaint is None:
             answer = framing.encode_complaint() if framing.over is Over.ERROR else b""
-            self._complaint = Complaint(f"a frame is over {framing.max_bytes} bytes (limits.frame)", answer)
+            self._complaint = Complaint(
+                f"a frame is over {framing.max_bytes} bytes (limits.frame)", answer, is_over=True
+            )
         return self._complaint
 
 

@@ -120,6 +120,7 @@ class Acceptor:
         self._batch = BATCHES[shift.watch]
         self._partner = shift.partner
         self._is_paused = False
+        self._has_yielded = False  # a full listener's queue to the partner, who may have room
         self._timer: asyncio.TimerHandle | None = None
         self._begin()
 
@@ -158,6 +159,7 @@ class Acceptor:
             try:
                 sock, peer = self._socket.accept()
             except (BlockingIOError, InterruptedError):
+                self._has_yielded = False
                 return
             except OSError as error:
                 if error.errno in EXHAUSTED:
@@ -176,8 +178,9 @@ class Acceptor:
         """Whether those who come stay in the kernel's queue for now, since there is no room."""
         if service.is_full and service.has_to_wait:
             self._wait_for_room()
-        elif service.is_full and not evicts(service) and self._is_partner_free():
-            self._look_away(HEAD_START_SECONDS)  # it takes what would be refused here
+        elif service.is_full and not evicts(service) and self._is_partner_free() and not self._has_yielded:
+            self._has_yielded = True
+            self._look_away(HEAD_START_SECONDS)  # it takes what it has room for; the rest is refused here
         elif service.site.pressure.is_short:
             self._look_away(SHORT_SECONDS)
         else:

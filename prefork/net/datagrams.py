@@ -27,6 +27,8 @@ MAX_BYTES = 65_536  # above the largest of UDP, 65,507
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 UNIX_BYTES = 1 << 20  # twice net.core.wmem_max and more
 HEADER_BYTES = 28  # of a datagram on the wire: UDP's 8 and IPv4's 20; a question has them as an answer has
+LONG_HEADER_BYTES = 48  # with IPv6's 40
+MAPPED = "::ffff:"  # what addresses of IPv4 begin with on a socket of IPv6
 TRUSTED_SECONDS, MAX_TRUSTED = 600.0, 16_384  # of peers that have shown that their address is theirs
 ANCILLARY_BYTES = 128  # an inherited socket may have been told to give more than the size of what is joined
 
@@ -44,12 +46,13 @@ class Reply:
         peer: the address that it answers to; None: a unix socket without a name, which cannot be answered.
     """
 
-    __slots__ = ("_allowed", "_outbox", "_trusts", "peer")
+    __slots__ = ("_allowed", "_header", "_outbox", "_trusts", "peer")
 
-    def __init__(self, outbox: Outbox, peer: Any, trusts: Trusts, allowed: float) -> None:
+    def __init__(self, outbox: Outbox, peer: Any, trusts: Trusts, allowed: float, header: int) -> None:
         self._outbox = outbox
         self._trusts = trusts
         self._allowed = allowed
+        self._header = header
         self.peer = peer
 
     def trust(self) -> None:
@@ -63,7 +66,7 @@ class Reply:
         Raises:
             ValueError: it is larger than a datagram can be.
         """
-        size = len(data) + HEADER_BYTES
+        size = len(data) + self._header
         if size > self._allowed and self._trusts.refuses(self.peer):
             return
         self._allowed -= size
@@ -82,7 +85,7 @@ class Reply:
         Raises:
             ValueError: one is larger than a datagram can be.
         """
-        size = sum(map(len, datagrams)) + HEADER_BYTES * len(datagrams)
+        size = sum(map(len, datagrams)) + self._header * len(datagrams)
         if size > self._allowed and self._trusts.refuses(self.peer):
             return
         self._allowed -= size
@@ -92,10 +95,11 @@ class Reply:
 class Trusts:
     """Peers of one socket whose address is known to be theirs."""
 
-    def __init__(self, service: Service, has_limit: bool) -> None:
+    def __init__(self, service: Service, family: int) -> None:
         self._service = service
         factor = service.limits.amplification
-        self.factor: float = factor if factor and has_limit else math.inf
+        self.factor: float = factor if factor and family != socket.AF_UNIX else math.inf
+        self.has_long_headers = family == socket.AF_INET6
         self._untils: dict[Any, float] = {}  # the oldest first
 
     def add(self, peer: Any) -> None:
@@ -143,7 +147,7 @@ class DatagramSocket:
         self._mask = 0
         self._is_joined = is_joined(sock)
         self._buffer = bytearray(UNIX_BYTES if sock.family == socket.AF_UNIX else 0)
-        self._trusts = Trusts(service, has_limit=sock.family != socket.AF_UNIX)
+        self._trusts = Trusts(service, sock.family)
         kind = UnixOutbox if sock.family == socket.AF_UNIX else Outbox
         self.outbox = kind(sock, service, self._wait_writable)
 
@@ -279,7 +283,9 @@ class DatagramSocket:
         guard = self._service.guard
         if guard is not None and guard.is_strict and not guard.tolerates_peer(peer, self._service.enforces):
             return
-        reply = Reply(self.outbox, peer, trusts, trusts.factor * (size + HEADER_BYTES * len(pieces)))
+        is_long = trusts.has_long_headers and not peer[0].startswith(MAPPED)
+        header = LONG_HEADER_BYTES if is_long else HEADER_BYTES
+        reply = Reply(self.outbox, peer, trusts, trusts.factor * (size + header * len(pieces)), header)
         for data in pieces:
             try:
                 if function is not None:

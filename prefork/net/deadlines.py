@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from abc import abstractmethod
 from typing import Any
 
 from prefork.net.loop import READABLE
-from prefork.net.outlet import CLOSING, DRAINING, OPEN, Outlet
+from prefork.net.outlet import CLOSING, OPEN, Outlet
 from prefork.net.service import Service
 from prefork.scoreboard import Rule
 
 STALLED_SECONDS = 30.0  # for a closing connection whose peer takes nothing; TCP_USER_TIMEOUT's common choice
 GRACE_SECONDS = 5.0  # before a rate is asked for; Kestrel's MinDataRate has the same
 RATE_SECONDS = 13.0  # over which it is judged, grace included: a peer's kernel tells of its reading in large steps
-COARSE_SECONDS = 0.25  # of the clock that a frame's begin is told by
+COARSE_SECONDS = 0.25  # of the clock that bytes, and a frame's begin, are told by
 SLOW_FRAME_BYTES = 1024  # of a frame; less may be somebody who types, and limits.message ends that
 BYTES_ACKED = 120  # offset of tcpi_bytes_acked in struct tcp_info, linux/tcp.h
 LIFE_JITTER = 0.1
-LAST_ANSWER_SECONDS = 30.0  # for a connection that is too old to say its last words
+LAST_ANSWER_SHARE = 0.1  # of its life, for a connection that is too old to say its last words,
+LEAST_LAST_ANSWER_SECONDS, MOST_LAST_ANSWER_SECONDS = 1.0, 30.0  # and the bounds of that
 GOLDEN = 0.618034  # spreads numbers that come in a row
 
 
@@ -33,7 +35,7 @@ class TimedOutlet(Outlet):
         peer: the peer's address as accept(2) gave it, or as its PROXY header has it.
         serial: its number in this worker and listener.
         reason: why it ends, in a word; empty: it was done.
-        born: when it was made, CLOCK_MONOTONIC to about a quarter of a second.
+        born: when it was made, CLOCK_MONOTONIC.
     """
 
     __slots__ = ("_told_received", "_told_sent", "born", "peer", "reason", "serial")
@@ -42,7 +44,7 @@ class TimedOutlet(Outlet):
         super().__init__(sock, service)
         self.peer = peer
         self.serial = serial
-        self.born = service.now
+        self.born = time.monotonic()
         self.reason = ""
         self._told_received = self._told_sent = 0
 
@@ -66,7 +68,7 @@ class TimedOutlet(Outlet):
             or (self._buffer is not None and self._is_slow_reader(now) and self._time_out(Rule.MIN_RATE))
             or (self._mask & READABLE and self._judge_frame(now))
         )
-        if not is_ended and limits.life > 0 and self._phase == OPEN and now - self.born > self._life():
+        if not is_ended and 0 < limits.life < now - self.born and self._phase < CLOSING:
             self._grow_old(now)
 
     def continue_from(self, before: TimedOutlet) -> None:
@@ -84,7 +86,7 @@ class TimedOutlet(Outlet):
 
     def _judge_silence(self, quiet: float) -> bool:
         """End a connection on which nothing has happened for too long; return whether it has ended."""
-        if 0 < self._service.limits.idle < quiet and not self.is_busy and not self.has_arrived():
+        if 0 < self._service.limits.idle < quiet - COARSE_SECONDS and not self.is_busy and not self.has_arrived():
             return self._time_out(Rule.IDLE)
         if self._phase == CLOSING and quiet > STALLED_SECONDS:
             self.reason = "stalled"
@@ -147,11 +149,15 @@ class TimedOutlet(Outlet):
     def _grow_old(self, now: float) -> None:
         """Ask it to end behind its next answer, and, if it does not, end it."""
         over = now - self.born - self._life()
-        if over > 0 and self._phase == OPEN and self._service.enforces_once(Rule.LIFE, self.serial, self.peer):
-            self.reason = Rule.LIFE.key
-            self.drain(now)
-        elif over > LAST_ANSWER_SECONDS and self._phase == DRAINING:
-            self._time_out(Rule.LIFE)
+        if self.reason != Rule.LIFE.key:
+            if over > 0 and self._phase == OPEN and self._service.enforces_once(Rule.LIFE, self.serial, self.peer):
+                self.reason = Rule.LIFE.key
+                self.drain(now)
+            return
+        share = self._service.limits.life * LAST_ANSWER_SHARE
+        if over > min(MOST_LAST_ANSWER_SECONDS, max(LEAST_LAST_ANSWER_SECONDS, share)):
+            self._service.report_timeout(Rule.LIFE.key, self.serial, self.peer)
+            self._lose(None)
 
     def has_arrived(self) -> bool:
         """Whether bytes wait to be read: where the loop has stood still, the silence was only ours."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefork.errors import RemoteProtocolError
 from prefork.net.guard import Guard, host_of
+from prefork.net.handshake import HASTE, queue_up
 from prefork.net.linger import NO_LINGER
 from prefork.net.loop import EDGE, ENDS, READABLE
 from prefork.net.proxy_header import MAX_HEADER_BYTES, ProxyHeader, parse_header
@@ -107,16 +108,17 @@ def begin(sock: socket.socket, peer: Any, service: Service, serial: int) -> None
 class HeaderArrival:
     """Watches the socket of a balancer until its PROXY header has told whom it stands for, or it is too late."""
 
-    __slots__ = ("_guard", "_serial", "_service", "_socket", "deadline", "peer")
+    __slots__ = ("_guard", "_service", "_socket", "deadline", "peer", "serial")
 
     def __init__(self, sock: socket.socket, peer: Any, service: Service, guard: Guard) -> None:
         self._socket = sock
         self.peer = peer
         self._service = service
         self._guard = guard
-        self._serial = service.ledger.count_opened()
+        self.serial = service.ledger.count_opened()
         timeout = service.limits.handshake
-        self.deadline = service.site.loop.time() + timeout if timeout else math.inf
+        self.deadline = service.site.loop.time() + timeout * HASTE if timeout else math.inf
+        queue_up(self, service)
         service.site.selector.watch(sock.fileno(), self, READABLE | EDGE | ENDS)
 
     def on_event(self, mask: int) -> None:
@@ -135,7 +137,7 @@ class HeaderArrival:
             self._go_on(header)
 
     def _go_on(self, header: ProxyHeader) -> None:
-        service, guard, serial = self._service, self._guard, self._serial
+        service, guard, serial = self._service, self._guard, self.serial
         peer = self.peer if header.is_local else header.peer
         host = "" if header.is_local else host_of(peer)
         key = guard.admit(host, service.enforces) if host else 0
@@ -143,12 +145,13 @@ class HeaderArrival:
         if key is None or (is_over and evicts(service) and not make_room(service, peer)):
             if key:
                 guard.give_back(key)
-            self.close()
+            self.close("connections" if key is not None else "ban")
             return
         if key:
             guard.claim(serial, key)
         guard.headers[serial] = header
         service.site.selector.unwatch(self._socket.fileno())
+        del service.ledger.handshakes[self]
         begin(self._socket, peer, service, serial)
 
     def _refuse(self, reason: str) -> None:
@@ -156,15 +159,21 @@ class HeaderArrival:
             self._service.log.debug("the PROXY header of %s: %s", self.peer, reason)
             self.close()
 
-    def close(self) -> None:
-        """Turn it away."""
+    def close(self, reason: str = "broken") -> None:
+        """Turn it away, for a reason of `End`."""
+        del self._service.ledger.handshakes[self]
         self._service.site.selector.forget(self._socket.fileno())
         turn_away(self._socket, self._service)
-        self._service.count_closed(self._serial)
+        self._service.count_closed(self.serial, reason)
 
-    def expire(self) -> None:
-        """End it: it is too late."""
-        if self._service.enforces_once(Rule.HANDSHAKE, self._serial, self.peer):
-            self.close()
+    def expire(self, words: str = "", reason: str = "handshake") -> None:
+        """End it, if it has not ended; without other words, since it is too late."""
+        if self not in self._service.ledger.handshakes:
+            return
+        if words:
+            self._service.tell_peer(words, self.serial, self.peer)
+            self.close(reason)
+        elif self._service.enforces_once(Rule.HANDSHAKE, self.serial, self.peer):
+            self.close(reason)
         else:
             self.deadline = math.inf

@@ -16,7 +16,7 @@ from typing import Any
 from prefork.net.hello import MAX_HELLO_BYTES, NO_APPLICATION_PROTOCOL, read_offer
 from prefork.net.linger import Linger
 from prefork.net.loop import EDGE, ENDS, READABLE, WRITABLE
-from prefork.net.service import Service
+from prefork.net.service import REASONS, Service
 from prefork.net.tls_socket import TlsSocket
 from prefork.scoreboard import Count, Rule
 
@@ -47,6 +47,22 @@ def end_late(service: Service) -> None:
         loop.call_at(max(next_one, loop.time() + PAUSE_SECONDS), end_late, service)
 
 
+def queue_up(newcomer: Any, service: Service) -> None:
+    """Be one of a limited number that are under way, and are ended when their time is over.
+
+    Args:
+        newcomer: has `peer`, `deadline` and `expire(words, reason)`.
+    """
+    under_way = service.ledger.handshakes
+    if len(under_way) >= service.limits.handshakes:
+        oldest = next(iter(under_way))
+        if service.enforces(Rule.HANDSHAKES, oldest.peer, is_told=True):
+            oldest.expire(REASONS[Rule.HANDSHAKES])
+    under_way[newcomer] = None
+    if not service.ledger.is_timed:
+        end_late(service)
+
+
 class Handshake:
     """Watches a socket until TLS is agreed upon, refused, or too late."""
 
@@ -65,12 +81,7 @@ class Handshake:
         now = service.site.loop.time()
         self._begun_at = now
         self.deadline = now + service.limits.handshake * HASTE if service.limits.handshake else math.inf
-        under_way = self._under_way
-        if len(under_way) >= service.limits.handshakes:
-            next(iter(under_way)).expire("limits.handshakes is reached, and it is the oldest")
-        under_way[self] = None
-        if not service.ledger.is_timed:
-            end_late(service)
+        queue_up(self, service)
 
     @property
     def _under_way(self) -> dict[Any, None]:
@@ -142,7 +153,7 @@ class Handshake:
     def _agree(self, sock: TlsSocket) -> None:
         service = self._service
         if service.guard is not None and not service.guard.tolerates_peer(self.peer, service.enforces):
-            self._fail(PermissionError("its network may not connect any more"))
+            self._fail(PermissionError("its network may not connect any more"), "ban")
             return
         self._expect(READABLE)
         del self._under_way[self]
@@ -153,7 +164,7 @@ class Handshake:
             ledger.count(Count.RESUMED)
         self._arrival.on_agreed(sock)
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError, reason: str = "broken") -> None:
         service, arrival = self._service, self._arrival
         del self._under_way[self]
         service.ledger.count(Count.UNSECURED)
@@ -164,20 +175,24 @@ class Handshake:
         except OSError:  # the peer is gone
             service.site.selector.forget(self._fd)
             sock.close()
-            service.count_closed(arrival.serial)
+            service.count_closed(arrival.serial, reason)
         else:
-            Linger(sock, service, self._mask, arrival.serial)
+            Linger(sock, service, self._mask, arrival.serial, reason)
         arrival.on_failed(error)
 
-    def expire(self, reason: str = "") -> None:
-        """End it, if it has not ended; without another reason, since it is too late."""
+    def expire(self, words: str = "", reason: str = "handshake") -> None:
+        """End it, if it has not ended; without other words, since it is too late.
+
+        Args:
+            reason: for the books, see `prefork.scoreboard.End`.
+        """
         if self not in self._under_way:
             return
         serial, peer = self._arrival.serial, self._arrival.peer
-        if not reason and not self._service.enforces_once(Rule.HANDSHAKE, serial, peer, is_told=True):
+        if not words and not self._service.enforces_once(Rule.HANDSHAKE, serial, peer, is_told=True):
             self.deadline = math.inf
         else:
-            self._fail(TimeoutError(reason or "limits.handshake has passed"))
+            self._fail(TimeoutError(words or "limits.handshake has passed"), reason)
 
 
 def describe(error: OSError) -> str:

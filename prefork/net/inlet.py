@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Generator
 from typing import Any, Self
 
-from prefork.errors import LocalProtocolError, RemoteProtocolError
+from prefork.errors import FrameLimitError, LocalProtocolError
 from prefork.net.service import Service
 
 INPUT_BYTES = 65_536  # more than this unread: nothing more is read from the peer
@@ -127,7 +127,7 @@ class Inlet:
             at = data.find(separator, start)
             end = at + len(separator) if at >= 0 else len(data)
             if end > most:
-                raise RemoteProtocolError(f"cannot read until {separator!r}: not within {most} bytes")
+                raise FrameLimitError(f"cannot read until {separator!r}: not within {most} bytes")
             if at >= 0:
                 return self._take(end)
             if self._end is not None:

@@ -16,6 +16,7 @@ from prefork.net.tally import Tally
 from prefork.scoreboard import (
     DURATION,
     DURATION_BOUNDS,
+    ENDS,
     FRAME_BOUNDS,
     FRAMES,
     HANDSHAKE,
@@ -24,12 +25,15 @@ from prefork.scoreboard import (
     TRIED,
     Cell,
     Count,
+    End,
     Rule,
     block,
     observe,
 )
 
 OPEN, ACCEPTED, CLOSED = int(Count.OPEN), int(Count.ACCEPTED), int(Count.CLOSED)  # touched for each connection
+END_CELLS = {end.word: ENDS + end for end in End}
+DONE = ENDS + End.DONE
 ALL_OPEN, ALL_ACCEPTED = int(Cell.OPEN), int(Cell.ACCEPTED)
 DATAGRAMS, RECEIVED, SENT = int(Count.DATAGRAMS), int(Count.RECEIVED_BYTES), int(Count.SENT_BYTES)
 
@@ -92,11 +96,17 @@ class Ledger:
         page[ALL_ACCEPTED] = tally.accepted
         return next(self._serials)
 
-    def count_closed(self) -> None:
+    def count_closed(self, reason: str) -> None:
+        """Count a connection that has ended.
+
+        Args:
+            reason: in a word, see `End`; empty: it was done.
+        """
         cells = self.cells
         self.open -= 1
         cells[OPEN] = self.open
         cells[CLOSED] += 1
+        cells[END_CELLS[reason] if reason else DONE] += 1
         tally = self._tally
         tally.open -= 1
         tally.page[ALL_OPEN] = tally.open

@@ -23,13 +23,21 @@ READS_PER_EVENT = 16  # then others have their turn; epoll reports the rest agai
 class Linger:
     """Reads until the peer's FIN, an error, or the deadline; then closes."""
 
-    __slots__ = ("_fd", "_serial", "_service", "_socket", "deadline")
+    __slots__ = ("_fd", "_reason", "_serial", "_service", "_socket", "deadline")
 
-    def __init__(self, sock: socket.socket, service: Service, mask: int, serial: int) -> None:
+    def __init__(self, sock: socket.socket, service: Service, mask: int, serial: int, reason: str = "") -> None:
+        """Begin.
+
+        Args:
+            mask: what the socket is watched for.
+            serial: the number of the connection.
+            reason: why it has ended, for the books.
+        """
         self._socket = sock
         self._fd = sock.fileno()
         self._service = service
         self._serial = serial
+        self._reason = reason
         self.deadline = service.site.loop.time() + LINGER_SECONDS
         selector = service.site.selector
         selector.replace(self._fd, self)
@@ -53,4 +61,4 @@ class Linger:
         """Close: it is over, or takes too long."""
         self._service.site.selector.forget(self._fd)
         self._socket.close()
-        self._service.count_closed(self._serial)
+        self._service.count_closed(self._serial, self._reason)

@@ -15,10 +15,11 @@ from prefork.firewall import OPEN_TO_ALL, Firewalls, pack_host
 from prefork.net.acceptor import Acceptor, ListeningSocket, Reserve, Shift
 from prefork.net.datagram_app import build_datagram_app
 from prefork.net.datagram_sockets import DatagramSockets
-from prefork.net.entrance import HeaderArrival, evicts
+from prefork.net.entrance import evicts
 from prefork.net.framings import build_framing
 from prefork.net.guard import BanBoard, Guard, host_of
 from prefork.net.handler import build_protocol_factory
+from prefork.net.linger import Linger
 from prefork.net.pulse import transports
 from prefork.net.service import Departures, Service, Worksite
 from prefork.net.sources import SourceTable
@@ -123,10 +124,7 @@ class Server:
                 transport.evict_soon(Rule.BAN.key)
         for handshake in self.handshakes:
             if self._is_banned(handshake.peer):
-                handshake.expire("its network is banned")
-        for watcher in list(self.site.selector.watchers.values()):
-            if isinstance(watcher, HeaderArrival) and self._is_banned(watcher.peer):
-                watcher.close()
+                handshake.expire("its network is banned", "ban")
 
     def _is_banned(self, peer: Any) -> bool:
         packed = pack_host(host_of(peer))
@@ -139,7 +137,7 @@ class Server:
 
     @property
     def handshakes(self) -> list[Any]:
-        """The TLS handshakes under way."""
+        """The TLS handshakes and PROXY headers under way."""
         return [one for service in self._services.values() for one in service.ledger.handshakes]
 
     def watch(self, listener: str, slot: int, fd: int, shift: Shift) -> None:
@@ -197,6 +195,13 @@ class Server:
 
     def close(self) -> None:
         """Close what is left, at the worker's end."""
+        for watcher in list(self.site.selector.watchers.values()):
+            if isinstance(watcher, Linger):
+                watcher.expire()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Serve nobody new, and write down what is known of the others."""
         for transport in transports(self.site):
             transport.tell_bytes()
         for service in self._services.values():
@@ -227,5 +232,5 @@ class Server:
             transport.service.ledger.count(Count.CUT)
             transport.cut()
         for handshake in self.handshakes:
-            handshake.expire("the server stops")
+            handshake.expire("the server stops", "cut")
         self.site.loop.call_later(LAST_WORDS_SECONDS, on_done)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefork.config.limits import Limits
-from prefork.errors import RemoteProtocolError
+from prefork.errors import FrameLimitError, RemoteProtocolError
 from prefork.framing import Complaint, Decoder, Framing
 from prefork.net.guard import Guard
 from prefork.net.journal import Journal
@@ -51,6 +51,8 @@ REASONS = {
     Rule.LIFE: "it is older than limits.life",
     Rule.BUFFER: "it does not read: limits.buffer is full",
     Rule.BUFFERS: "limits.buffers is full, and it is the slowest reader",
+    Rule.HANDSHAKES: "limits.handshakes is reached, and it is the oldest",
+    Rule.FRAME: "a frame is over limits.frame",
     Rule.AMPLIFICATION: "the answer is larger than limits.amplification allows",
 }
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
@@ -170,10 +172,10 @@ class Service:
     def log(self) -> logging.Logger:
         return logging.getLogger(f"prefork.{self.name}")
 
-    def count_closed(self, serial: int, transport: object = None) -> None:
-        """Take note that a connection has ended."""
+    def count_closed(self, serial: int, reason: str = "", transport: object = None) -> None:
+        """Take note that a connection has ended, and why, see `prefork.scoreboard.End`."""
         guard = self.guard
-        self.ledger.count_closed()
+        self.ledger.count_closed(reason)
         if guard is not None and (guard.claims or guard.headers):
             guard.release(serial)
         if self.ledger.tried:
@@ -287,6 +289,8 @@ class Service:
     def answer_complaint(self, complaint: Complaint, transport: Any) -> None:
         """Count a frame that was passed over, and tell its sender if the config wants that."""
         self.ledger.count(Count.SKIPPED)
+        if complaint.is_over:
+            self.ledger.count_rule(Rule.FRAME, is_dry=False)
         if complaint.error is not None:
             self.ledger.count(Count.ERRORS)
         if self.site.journal.admits(self.name, complaint.reason, self.site.now):
@@ -309,6 +313,8 @@ class Service:
     def report_peer(self, error: BaseException, serial: int, peer: object) -> None:
         """Log a fault of the peer in one line: it is no news for a traceback."""
         self.ledger.count(Count.BROKEN)
+        if isinstance(error, FrameLimitError):
+            self.ledger.count_rule(Rule.FRAME, is_dry=False)
         if isinstance(error, RemoteProtocolError):
             self.tell_peer(str(error), serial, peer)
             return

@@ -85,7 +85,7 @@ class TlsTransport(StreamTransport):
             self._release()
         else:
             self._shut_down()
-            Linger(self._socket, self._service, self._mask & EVENTS, self.serial)
+            Linger(self._socket, self._service, self._mask & EVENTS, self.serial, self.reason)
         self._part(None)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

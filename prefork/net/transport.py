@@ -266,6 +266,7 @@ class StreamTransport(TimedOutlet):
         if self._phase == CLOSED:
             return
         if error is not None:
+            self.reason = self.reason or "broken"
             self._service.report_peer(error, self.serial, self.peer)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._release()
@@ -277,19 +278,17 @@ class StreamTransport(TimedOutlet):
             self._release()
         else:
             self._shut_down()
-            Linger(self._socket, self._service, self._mask & EVENTS, self.serial)
+            Linger(self._socket, self._service, self._mask & EVENTS, self.serial, self.reason)
         self._part(None)
 
     def _release(self) -> None:
         self._service.site.selector.forget(self._socket.fileno())
         self._socket.close()
-        self._service.count_closed(self.serial, self)
+        self._service.count_closed(self.serial, self.reason, self)
 
     def _part(self, error: OSError | None) -> None:
         """Tell the protocol, and break the circle of references with it."""
         self._phase = CLOSED
-        if error is not None and not self.reason:
-            self.reason = "broken"
         self._service.note_end(self)
         if self._protocol is not None:
             self._tell("connection_lost", error)

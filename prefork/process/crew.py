@@ -24,7 +24,7 @@ from prefork.process.roster import Event, Roster, State, WorkerRecord
 from prefork.process.surveys import Surveys
 from prefork.process.tolls import Tolls
 from prefork.process.yields import Yields
-from prefork.scoreboard import Cell, Count, Page, Scoreboard, block, sum_blocks
+from prefork.scoreboard import ENDS, Cell, Count, End, Page, Scoreboard, block, sum_blocks
 
 STACK_SECONDS = 0.2  # for a worker that stands still to write down where
 EXIT_SECONDS = 1.0  # between the end of a channel and the end of its process
@@ -327,6 +327,8 @@ class Crew:
         self.yields.note_end(record.slot, link.page, link.metrics)
         for place, listener in enumerate(link.config.listeners):
             cells = block(link.page, place).tolist()
+            cells[Count.CLOSED] += cells[Count.OPEN]
+            cells[ENDS + End.LOST] += cells[Count.OPEN]
             cells[Count.OPEN] = 0
             key = (record.slot, listener.name)
             self.totals[key] = sum_blocks([self.totals[key], cells]) if key in self.totals else cells

@@ -140,7 +140,7 @@ class Worker:
         site.journal.share = plan.config.log.access
         loadout = Loadout(apps.found, plan.firewalls, plan.securities, plan.datagrams)
         self._server = Server(plan.config.listeners, loadout, site, plan.scoreboard, self._order.seat)
-        self._give_up_ports = self._server.close
+        self._give_up_ports = self._server.give_up
         self._is_over = asyncio.Event()
         Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
         async with contextlib.AsyncExitStack() as stack:

@@ -12,8 +12,10 @@ from prefork.config.document import (
     MAX_DOCUMENT_BYTES,
     Mapping,
     Node,
+    Place,
     Problem,
     Scalar,
+    Source,
     Style,
     open_source,
     parse_document,
@@ -110,6 +112,7 @@ def test_a_long_line_is_shown_around_the_column() -> None:
 
 
 def test_control_characters_of_the_line_are_not_shown() -> None:
+    assert str(Problem(Place(Source("f.yaml")), "\ufeff is no mode")) == "f.yaml: \\ufeff is no mode"
     message = refused("a: \x1b[31m\n")
     assert "\x1b" not in message
     assert message.startswith("f.yaml:1:4: the character U+001B is not allowed; remove it")

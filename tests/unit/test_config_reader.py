@@ -124,7 +124,6 @@ def test_a_problem_shows_its_line(read: Read) -> None:
         ("workers: 1_0", "workers: YAML reads 1_0 as the number 10; write a whole number in decimal"),
         ("umask: 022", 'umask: YAML reads 022 as the number 18 (octal); write it in quotes, "022"'),
         ("umask: '028'", "umask: '028' is no mode; write it in quotes, \"0660\""),
-        ("umask: \ufeff", "umask: \\ufeff is no mode; write it in quotes"),
         ("chroot: jail", "chroot: 'jail' cannot be used; write an absolute path"),
         ("workers: on", "workers: YAML reads on as true; write a whole number"),
         ("preload: 1", "preload: '1' is neither true nor false"),

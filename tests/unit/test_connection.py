@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefork import Connection, Lines, LocalProtocolError, RemoteProtocolError
+from prefork import Connection, FrameLimitError, Lines, LocalProtocolError, RemoteProtocolError
 from prefork.config.limits import Limits
 from prefork.scoreboard import Count
 from tests.unit.fake_transport import Scene
@@ -312,7 +312,7 @@ def test_a_frame_over_the_limit_is_raised_to_the_handler_and_counted_as_the_peer
         await scene.arrive(b"fine\n")
         await scene.arrive(b"far too long\n")
         await scene.settle()
-        assert got == [b"fine", RemoteProtocolError]
+        assert got == [b"fine", FrameLimitError]
         assert (counter(scene, Count.BROKEN), counter(scene, Count.ERRORS)) == (1, 0)
 
     asyncio.run(scenario())

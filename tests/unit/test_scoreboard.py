@@ -113,7 +113,7 @@ def test_a_ledger_and_its_tally_tell_their_page_of_every_change() -> None:
     ledgers = [Ledger(tally, place) for place in range(2)]
     assert [ledgers[0].count_opened() for _ in range(3)] == [1, 2, 3]
     assert ledgers[1].count_opened() == 1
-    ledgers[0].count_closed()
+    ledgers[0].count_closed("")
     ledgers[0].count(Count.ERRORS)
     ledgers[0].count_rule(Rule.PER_IP, is_dry=False)
     ledgers[0].count_rule(Rule.PER_IP, is_dry=True)
