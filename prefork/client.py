@@ -27,7 +27,7 @@ class NoServerError(PreforkError):
 
 
 class UsageError(PreforkError):
-    """It is not clear which server is meant."""
+    """A command is written wrongly, or it is not clear which server is meant."""
 
 
 class RefusedError(PreforkError):
@@ -47,6 +47,7 @@ def ask(
     Raises:
         NoServerError: nobody answers there.
         RefusedError: the server says no, and why.
+        UsageError: the command is written wrongly.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
@@ -60,7 +61,7 @@ def ask(
         except (OSError, RemoteProtocolError) as error:
             raise NoServerError(f"no server answers at {path}: {error}") from error
     if not answer.get("ok"):
-        raise RefusedError(str(answer.get("error")))
+        raise (UsageError if answer.get("is_usage") else RefusedError)(str(answer.get("error")))
     return answer.get("result")
 
 
@@ -69,7 +70,7 @@ def _receive(sock: socket.socket) -> dict[str, Any]:
     while data := sock.recv(65_536):
         buffer += data
         for message in unpack(buffer, ANSWER_BYTES):
-            if message.get("id") == 1:
+            if message.get("id") in (1, None):  # one without is for whoever asks: nobody is listened to
                 return message
     raise RemoteProtocolError("it hung up without an answer")
 

@@ -44,6 +44,10 @@ class LocalProtocolError(ProtocolError):
     """Our own user broke a rule: a bug in the handler."""
 
 
+class CommandError(LocalProtocolError):
+    """An operator's command is written wrongly; nothing was done."""
+
+
 class RemoteProtocolError(ProtocolError):
     """The peer broke a rule or a limit."""
 

@@ -69,12 +69,12 @@ def _add_views(commands: Any) -> None:
     for name, words in (
         ("listener", "of this listener"),
         ("peer", "from this network, such as 192.0.2.0/24"),
-        ("older", "older than so many seconds"),
-        ("idle", "without a byte for so many seconds"),
+        ("older", "older than this, such as 5m"),
+        ("idle", "without a byte for this long, such as 30s"),
         ("slot", "of this slot"),
         ("limit", "so many at the most"),
     ):
-        kind = int if name in ("slot", "limit") else float if name in ("older", "idle") else str
+        kind = int if name in ("slot", "limit") else _parse_seconds if name in ("older", "idle") else str
         conns.add_argument(f"--{name}", type=kind, help=words)
     conns.add_argument("--json", action="store_true", help="for programs")
     capture = _add(commands, "capture", _capture, "write what handlers read and write to a file for Wireshark")
@@ -173,17 +173,37 @@ def _bans(options: argparse.Namespace) -> int:
 def _conns(options: argparse.Namespace) -> int:
     names = ("listener", "peer", "older", "idle", "slot", "limit")
     wanted = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    found = _ask(options, "conns", **wanted)
+    answer = _ask(options, "conns", is_whole=True, **wanted)
+    found = answer["rows"]
+    if answer["silent"]:
+        print(f"prefork: slots {answer['silent']} have not answered", file=sys.stderr)
+    code = EXIT_REFUSED if answer["silent"] else EXIT_GOOD
     if options.json:
         print(json.dumps(found, indent=2))
-        return EXIT_GOOD
+        return code
     print("slot  peer                           age       idle   received       sent  id")
     for row in found:
         print(
             f"{row['slot']:>4}  {row['peer']:<24} {_show_time(row['age']):>9}  {_show_time(row['idle']):>9} "
             f"{row['received']:>10} {row['sent']:>10}  {row['id']}"
         )
-    return EXIT_GOOD
+    return code
+
+
+def _parse_seconds(text: str) -> float:
+    """Return seconds, written as a number or as a time.
+
+    Raises:
+        argparse.ArgumentTypeError: they are neither.
+    """
+    import argparse
+
+    from prefork.config.units import parse_duration
+
+    try:
+        return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _kick(options: argparse.Namespace) -> int:
@@ -233,6 +253,10 @@ def _status(options: argparse.Namespace) -> int:
     print(f"pid {status['pid']}, generation {status['generation']}, {status['target']} workers wanted")
     for listener in status["listeners"]:
         print(f"  {listener['name']} on {listener['bind']}")
+    held = [f"slot {slot}" for slot in status["held"]["slots"]]
+    held += [f"listener {name}" for name in status["held"]["listeners"]]
+    if held:
+        print(f"drained, until `prefork resume`: {', '.join(held)}")
     print("slot      pid  gen  state     connections  accepted  uptime")
     for row in status["workers"]:
         print(

@@ -10,7 +10,7 @@ import socket
 from itertools import count
 from typing import Any, Self
 
-from prefork.client import RefusedError
+from prefork.client import RefusedError, UsageError
 from prefork.errors import RemoteProtocolError
 from prefork.wire import ANSWER_BYTES, pack, unpack
 
@@ -42,6 +42,7 @@ class Desk:
 
         Raises:
             RefusedError: it says no, or nothing in time.
+            UsageError: what is asked is written wrongly.
         """
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -68,7 +69,8 @@ class Desk:
         if message.get("ok"):
             answer.set_result(message.get("result"))
         else:
-            answer.set_exception(RefusedError(str(message.get("error"))))
+            kind = UsageError if message.get("is_usage") else RefusedError
+            answer.set_exception(kind(str(message.get("error"))))
 
     async def wait_gone(self) -> None:
         """Return when the master is gone."""

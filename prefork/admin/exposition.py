@@ -213,6 +213,9 @@ def _add_server(page: Page, census: Mapping[str, Any]) -> None:
         if one["ends_at"] is not None
     ]
     page.family("prefork_workers", "gauge", "Workers, by state.", by("state", census["states"]))
+    held = [(label("slot", slot), 1) for slot in census["held"]["slots"]]
+    held += [(label("listener", name), 1) for name in census["held"]["listeners"]]
+    page.family("prefork_drained", "gauge", "What an operator lets accept nobody new.", held)
     page.family("prefork_workers_wanted", "gauge", "How many there are to be.", [("", census["target"])])
     page.family(
         "prefork_generation", "gauge", "Number of the generation that serves.", [("", census["generation"])]

@@ -14,7 +14,8 @@ from prefork import Connection
 
 MAX_HEAD_BYTES = 16_384
 MAX_BODY_BYTES = 16_384
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 10.0  # for the first request; and for any that has begun
+KEPT_SECONDS = 120.0  # between two requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,10 @@ Answer = Callable[[Request], Awaitable[Response]]
 async def serve_http(conn: Connection, answer: Answer) -> None:
     """Serve one connection, request after request."""
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    seconds = REQUEST_SECONDS
     while True:
         try:
-            async with conn.timeout(REQUEST_SECONDS if http.trailing_data[0] else None):
+            async with conn.timeout(REQUEST_SECONDS if http.trailing_data[0] else seconds):
                 request = await read_request(conn, http)
         except (h11.RemoteProtocolError, TimeoutError) as error:
             if http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -60,6 +62,7 @@ async def serve_http(conn: Connection, answer: Answer) -> None:
         if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
             return
         http.start_next_cycle()
+        seconds = KEPT_SECONDS
 
 
 async def read_request(conn: Connection, http: h11.Connection) -> Request | None:

@@ -8,6 +8,7 @@ Knows: its plan, its socket, the channel to the master. Does not know: how answe
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import signal
 import socket
@@ -28,11 +29,12 @@ from prefork.net.tally import Tally
 from prefork.process.kernel import close_all_but, die_with_parent
 from prefork.process.plan import Plan
 from prefork.process.privileges import step_down
+from prefork.scoreboard import Notice
 from prefork.watch import Watch
 
 NAME = "admin"
 BEAT_SECONDS = 0.25
-LIMITS = Limits(connections=256, when_full="refuse", per_ip=0, idle=120.0, life=0.0, lag=0.0)
+LIMITS = Limits(connections=256, when_full="oldest", per_ip=0, idle=120.0, life=0.0, lag=0.0)
 
 log = logging.getLogger("prefork.admin")
 
@@ -66,7 +68,9 @@ class AdminProcess:
         site = Site(desk, plan.config.admin)
         work = Worksite(loop, selector, Tally(plan.scoreboard.page(self._seat)), Draining(), NAME)
         listeners = [ListenerConfig(bind=str(plan.config.admin.bind), app=NAME, name=NAME, limits=LIMITS)]
-        server = Server(listeners, Loadout({NAME: site.serve}), work, plan.scoreboard, self._seat)
+        board = copy.copy(plan.scoreboard)
+        board.notice = Notice()  # a ban keeps nobody from asking how the server is
+        server = Server(listeners, Loadout({NAME: site.serve}), work, board, self._seat)
         Pulse(work, min(BEAT_SECONDS, plan.config.timeouts.beat / 4), server.tell_time)
         server.watch(NAME, 0, self._fd, Shift(Watch.FIRST))
         fresh = asyncio.ensure_future(site.processes.keep_fresh())

@@ -20,7 +20,7 @@ from prefork.admin.desk import Desk
 from prefork.admin.exposition import CONTENT_TYPE, expose
 from prefork.admin.http import Request, Response, serve_http
 from prefork.admin.processes import Processes
-from prefork.client import RefusedError
+from prefork.client import RefusedError, UsageError
 from prefork.config.model import Admin
 
 MAX_STREAMS = 64
@@ -65,12 +65,14 @@ class Site:
             if request.path in self._changes:
                 return await self._change(request)
             return await self._pages[request.path](request)
+        except UsageError as error:
+            return reply(400, {"error": str(error)})
         except RefusedError as error:
             return reply(503, {"error": str(error)})
 
     def _refuse(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "")
-        if not is_own_host(host, self._admin.hosts):
+        host = request.headers.get("host")  # HTTP/1.0 has none, and no browser speaks that
+        if host is not None and not is_own_host(host, self._admin.hosts):
             return reply(421, {"error": "the Host is not this server's; name it in admin.hosts"})
         origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
@@ -88,9 +90,10 @@ class Site:
             return reply(405, {"error": "a change is made by POST"}, ("allow", "POST"))
         if self._admin.token is None:
             return reply(403, {"error": "changes over HTTP need admin.token in the config"})
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self._admin.token.encode()):
-            return reply(401, {"error": "the token is wrong"}, ("www-authenticate", "Bearer"))
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._admin.token.encode()):
+            what = "the token is wrong" if given else "a change needs the header Authorization: Bearer TOKEN"
+            return reply(401, {"error": what}, ("www-authenticate", "Bearer"))
         return None
 
     # --- pages ---
@@ -134,7 +137,7 @@ class Site:
 
     async def _events(self, request: Request) -> Response:
         if self._streams >= MAX_STREAMS:
-            return reply(503, {"error": f"{MAX_STREAMS} streams are open already"})
+            return reply(503, {"error": f"{MAX_STREAMS} streams are open already"}, ("connection", "close"))
         last = request.headers.get("last-event-id", "0")
         return Response(200, "text/event-stream", stream=self._stream(int(last) if last.isdecimal() else 0))
 

@@ -37,6 +37,7 @@ def check_document(root: Node, trail: Trail) -> Config | None:
         trail.refuse(root.place, f"the document is {shape_of(root)}; write a mapping of keys, such as workers: 2")
         return None
     config: Config | None = _read_section(Config, root, trail)
+    _refuse_twin_of_admin(root, trail)
     if root.find("listeners") is None:
         trail.refuse(root.place, "no listeners; write listeners: with a bind and an app")
     return config
@@ -160,6 +161,19 @@ def _refuse_twins(listeners: Sequence, trail: Trail) -> None:
             first = binds.setdefault(address, bind.place)
             if first is not bind.place:
                 here.refuse(bind.place, f"{bind.text} is bound at {first}; change or remove one of them")
+
+
+def _refuse_twin_of_admin(root: Mapping, trail: Trail) -> None:
+    admin, listeners = root.find("admin"), root.find("listeners")
+    bind = None if admin is None else _scalar(admin, "bind")
+    if bind is None or not isinstance(listeners, Sequence):
+        return
+    address = _canonical(bind.text)
+    for item in listeners.items if address is not None and (address.path or address.port) else ():
+        other = _scalar(item, "bind")
+        if other is not None and _canonical(other.text) == address:
+            words = f"{bind.text} is bound at {other.place}; change or remove one of them"
+            trail.below("admin").below("bind").refuse(bind.place, words)
 
 
 def _scalar(item: Node, key: str) -> Scalar | None:

@@ -15,8 +15,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from prefork.address import parse_address
-from prefork.config import ListenerConfig
 from prefork.errors import PreforkError
 from prefork.process.control import Answer, ControlClient
 from prefork.process.kernel import Kernel
@@ -26,7 +24,6 @@ from prefork.process.roster import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
 from prefork.scoreboard import Cell
 
 STABLE_SECONDS = 5.0
-APP = "prefork.admin:site"  # what a listener has to name; nobody imports it
 
 log = logging.getLogger("prefork")
 
@@ -54,22 +51,16 @@ class Attendant:
         """Where it listens, with its real port."""
         return None if self._listener is None else str(self._listener.bound)
 
-    def configure(self, plan: Plan) -> None:
+    def configure(self, plan: Plan, listener: Listener | None) -> None:
         """Serve as a generation wants it.
 
-        Raises:
-            ListenError: its address cannot be bound.
+        Args:
+            listener: which somebody else closes; None: there is to be no admin process.
         """
         before, self._plan = self._plan, plan
-        admin = plan.config.admin
-        if before is None or before.config.admin.bind != admin.bind:
-            if self._listener is not None:
-                self._listener.close()
-                self._listener = None
-            if admin.bind is not None:
-                address = parse_address(admin.bind)
-                self._listener = Listener(ListenerConfig(bind=admin.bind, app=APP, name="admin"), address, 1)
-                log.info("admin listens on %s", self._listener.bound)
+        if listener is not None and listener is not self._listener:
+            log.info("admin listens on %s", listener.bound)
+        self._listener = listener
         if before is not None:
             self.end()
         self._failures, self._times = 0, (0.0, 0.0)
@@ -153,8 +144,6 @@ class Attendant:
     def close(self) -> None:
         """End it for good."""
         self.end()
-        if self._listener is not None:
-            self._listener.close()
         self._plan = self._listener = None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefork.config.units import parse_duration
-from prefork.errors import LocalProtocolError, PreforkError
+from prefork.errors import CommandError, LocalProtocolError, PreforkError
 from prefork.firewall import Bans
 from prefork.scoreboard import Notice
 
@@ -40,10 +40,10 @@ class BanList:
         try:
             seconds = DEFAULT_SECONDS if duration is None else parse_duration(duration)
             if not 0 < seconds <= LONGEST_SECONDS:
-                raise ValueError(f"{duration!r} is not between 0 and 366 days; write such as 10m")
+                raise ValueError(f"{duration!r} is not above 0 and up to 366 days; write such as 10m")
             self._bans.add(network, self._clock() + seconds)
         except (ValueError, PreforkError) as error:
-            raise LocalProtocolError(f"cannot ban {network[:60]!r}: {error}") from error
+            raise CommandError(f"cannot ban {network[:60]!r}: {error}") from error
         self._post()
         log.info("%s is banned for %.0f s", network, seconds)
 
@@ -56,7 +56,7 @@ class BanList:
         try:
             is_lifted = self._bans.remove(network)
         except PreforkError as error:
-            raise LocalProtocolError(f"cannot lift the ban of {network[:60]!r}: {error}") from error
+            raise CommandError(f"cannot lift the ban of {network[:60]!r}: {error}") from error
         if not is_lifted:
             raise LocalProtocolError(f"{network[:60]!r} is not banned; `prefork bans` lists what is")
         self._post()

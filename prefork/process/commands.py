@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefork import __version__
-from prefork.errors import LocalProtocolError, PreforkError
+from prefork.errors import CommandError, LocalProtocolError, PreforkError
 from prefork.firewall import build_network
 from prefork.process.bans import BanList
 from prefork.process.census import sum_cells, take_census
@@ -40,11 +40,30 @@ def check_capture(wanted: dict[str, Any]) -> None:
         if wanted.get("peer") is not None:
             build_network(str(wanted["peer"]))
     except (KeyError, TypeError, ValueError, PreforkError) as error:
-        raise LocalProtocolError(f"cannot capture: {error}") from error
+        raise CommandError(f"cannot capture: {error}") from error
     if wanted.get("listener") not in (None, *names):
-        raise LocalProtocolError(f"there is no listener {wanted['listener']!r}; there are {', '.join(names)}")
+        raise CommandError(f"there is no listener {wanted['listener']!r}; there are {', '.join(names)}")
     if limit <= 0 or not 0 < seconds <= MAX_CAPTURE_SECONDS:
-        raise LocalProtocolError("cannot capture: limit and time are above 0, and an hour is the most")
+        raise CommandError("cannot capture: limit and time are above 0, and an hour is the most")
+
+
+def check_filters(wanted: dict[str, Any], names: list[str]) -> None:
+    """Check which connections an operator wants to see.
+
+    Raises:
+        CommandError: there can be none such.
+    """
+    listener, peer = wanted.get("listener"), wanted.get("peer")
+    if listener not in (None, *names):
+        raise CommandError(f"there is no listener {listener!r}; there are {', '.join(names)}")
+    try:
+        if peer is not None:
+            build_network(str(peer))
+        for name in ("older", "idle"):
+            if float(wanted.get(name) or 0) < 0:
+                raise ValueError(f"--{name} is not a time")
+    except (PreforkError, TypeError, ValueError) as error:
+        raise CommandError(f"cannot look for connections: {error}") from error
 
 
 class Commands:
@@ -107,7 +126,7 @@ class Commands:
         try:
             number = int(text)
         except ValueError as error:
-            raise LocalProtocolError(f"cannot scale to {text!r}; write N, +N or -N") from error
+            raise CommandError(f"cannot scale to {text!r}; write N, +N or -N") from error
         is_relative = text.startswith(("+", "-"))
         reply({"change": self._course.scale(self._course.target.count + number if is_relative else number)})
 
@@ -178,6 +197,7 @@ class Commands:
                 "is_reload_good": last is None or last.verdict == "committed",
                 "generation": self._course.target.generation,
                 "target": self._course.target.count,
+                "held": self._holds.describe(),
                 "pids": [[r.slot, r.pid] for r in self._staff.crew.roster.records if r.pid is not None],
             }
         )
@@ -186,13 +206,17 @@ class Commands:
         """The largest movers first, or the oldest."""
         limit, order = arguments.get("limit"), arguments.get("order", "age")
         slot = arguments.get("slot")
+        check_filters(arguments, [listener["name"] for listener in self._staff.ports.bound()])
         records = [r for r in self._staff.crew.roster.records if slot is None or r.slot == slot]
+        if slot is not None and not records:
+            raise CommandError(f"there is no worker of slot {slot!r}")
 
-        def conclude(rows: list[Any], _missing: list[int]) -> None:
+        def conclude(rows: list[Any], missing: list[int]) -> None:
             rows.sort(
                 key=lambda row: row["age"] if order == "age" else row["received"] + row["sent"], reverse=True
             )
-            reply(rows[: limit if isinstance(limit, int) else None])
+            del rows[limit if isinstance(limit, int) else len(rows) :]
+            reply({"rows": rows, "silent": missing} if arguments.get("is_whole") else rows)
 
         self._staff.crew.surveys.ask(records, "conns", arguments, conclude)
 
@@ -224,7 +248,7 @@ class Commands:
 
     def _hold(self, arguments: dict[str, Any], reply: Reply, is_held: bool) -> None:
         names = [listener["name"] for listener in self._staff.ports.bound()]
-        self._holds.change(arguments, names, is_held)
+        self._holds.change(arguments, names, self._course.target.count, is_held)
         reply(self._holds.describe())
 
     def _list_captures(self, _: dict[str, Any], reply: Reply) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from prefork.address import Address
-from prefork.errors import BootError, ListenError, PreforkError, RemoteProtocolError
+from prefork.errors import BootError, CommandError, ListenError, PreforkError, RemoteProtocolError
 from prefork.process.binding import refuse_live
 from prefork.wire import REQUEST_BYTES, pack, unpack
 
@@ -74,11 +74,21 @@ class ControlServer:
         except OSError:  # gone again, or no descriptor is left: the client is told by its own deadline
             return
         uid = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))[1]
-        if uid not in (0, os.geteuid()) or len(self._clients) >= MAX_CLIENTS:
-            log.warning("refused a control client of uid %d", uid)
-            sock.close()
+        if uid not in (0, os.geteuid()):
+            self._refuse(sock, f"uid {uid} may not command this server")
+            return
+        if len(self._clients) >= MAX_CLIENTS:
+            self._refuse(sock, f"{MAX_CLIENTS} clients command this server already")
             return
         self._clients.add(ControlClient(sock, self._selector, self._answer, self._clients.discard))
+
+    def _refuse(self, sock: socket.socket, reason: str) -> None:
+        log.warning("refused a control client: %s", reason)
+        try:
+            sock.send(pack({"id": None, "ok": False, "error": reason}), socket.MSG_DONTWAIT)
+        except OSError:  # it has gone by itself
+            pass
+        sock.close()
 
     def close(self) -> None:
         for client in list(self._clients):
@@ -132,6 +142,7 @@ class ControlClient:
                 self._ask(request)
         except RemoteProtocolError as error:
             log.warning("dropped a control client: %s", error)
+            self._send({"id": None, "ok": False, "error": str(error)})
             self.close()
 
     def _ask(self, request: dict[str, Any]) -> None:
@@ -144,7 +155,8 @@ class ControlClient:
                 arguments["fd"] = self._fds[0]
             self._answer(str(request.get("command")), arguments, partial(self._reply, number))
         except PreforkError as error:
-            self._send({"id": number, "ok": False, "error": str(error)})
+            is_usage = isinstance(error, CommandError)
+            self._send({"id": number, "ok": False, "error": str(error), "is_usage": is_usage})
         finally:
             self._close_fds()
 

@@ -172,6 +172,7 @@ class Master:
         self._held.append(self._operations)
         self._held.append(self._staff.ports)
         self._staff.ports.prepare(1, config, self._current.count)
+        self._staff.ports.take_admin(1)
         if os.getpid() != 1 and not self._kernel.adopt_orphans():
             raise BootError("cannot become the parent of the workers: PR_SET_CHILD_SUBREAPER is refused")
         self._staff.foundry.start(self._current.plan)

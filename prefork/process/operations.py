@@ -9,7 +9,6 @@ import logging
 import selectors
 from collections.abc import Iterator
 
-from prefork.errors import PreforkError
 from prefork.process.attendant import Attendant
 from prefork.process.bans import BanList
 from prefork.process.commands import Commands
@@ -39,22 +38,14 @@ class Operations:
         self._attendant = Attendant(kernel, staff.clock, selector, self.commands.answer)
 
     def open(self) -> None:
-        """Have the admin process that the config wants.
-
-        Raises:
-            ListenError: its address cannot be bound.
-        """
-        self._attendant.configure(self._staff.current().plan)
+        """Have the admin process that the config wants."""
+        self._attendant.configure(self._staff.current().plan, self._staff.ports.admin)
 
     def change(self, before: Generation) -> None:
         """Do what a reload has changed: the new generation is the current one."""
         old, new = before.config, self._staff.current().config
-        if (old.admin, old.log, old.user) == (new.admin, new.log, new.user):
-            return
-        try:
+        if (old.admin, old.log, old.user) != (new.admin, new.log, new.user):
             self.open()
-        except PreforkError as error:
-            log.error("the admin process is gone: %s", error)
 
     def tend(self) -> None:
         """Do what is due."""

@@ -20,6 +20,7 @@ from prefork.process.roster import WorkerRecord
 
 DROPPED_SECONDS = 1.0  # for the last handshakes to a listener that a reload has removed
 
+ADMIN_APP = "prefork.admin:site"  # what a listener has to name; nobody imports it
 PARKED_SECONDS = 5.0  # two retransmissions of a SYN-ACK, tcp(7)
 
 log = logging.getLogger("prefork")
@@ -31,6 +32,7 @@ class Harbour:
 
     names: dict[str, str] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)  # keys that did not exist before this generation
+    admin: Listener | None = None
 
 
 def key_of(config: ListenerConfig) -> str:
@@ -48,7 +50,8 @@ class Ports:
         self._listeners: dict[str, Listener] = {}
         self._harbours: dict[int, Harbour] = {}
         self._is_unsteerable = False
-        self._removed: list[tuple[float, Listener]] = []
+        self._removed: list[tuple[float, str, Listener]] = []
+        self.admin: Listener | None = None  # of the admin process
         self._parked_since: dict[str, float] = {}
         self._schemes: dict[str, str] = {}  # by key, as the config that serves has them
         self._dropped_before = 0
@@ -69,14 +72,28 @@ class Ports:
                     self._listeners[key] = Listener(chosen, parse_address(chosen.bind), slots, self._inheritance)
                     harbour.opened.append(key)
                 self._listeners[key].prepare(slots, chosen)
-        except ListenError:
+            harbour.admin = self._open_admin(config.admin.bind)
+        except ListenError as error:
             self.abandon(generation)
+            if any(key in harbour.names for _, key, _ in self._removed):
+                raise ListenError(f"{error} — it was removed a moment ago; reload once more") from error
             raise
+
+    def _open_admin(self, bind: str | None) -> Listener | None:
+        if bind is None:
+            return None
+        address = parse_address(bind)
+        if self.admin is not None and self.admin.address == address:
+            return self.admin
+        return Listener(ListenerConfig(bind=bind, app=ADMIN_APP, name="admin"), address, 1)
 
     def abandon(self, generation: int) -> None:
         """Close what was opened for a generation that will not serve."""
-        for key in self._harbours.pop(generation).opened:
+        harbour = self._harbours.pop(generation)
+        for key in harbour.opened:
             self._listeners.pop(key).close()
+        if harbour.admin is not None and harbour.admin is not self.admin:
+            harbour.admin.close()
 
     def commit(self, generation: int, config: Config, now: float) -> None:
         """Make a generation's listeners the listeners; the others are closed when their queues are empty."""
@@ -87,11 +104,18 @@ class Ports:
                 log.error("cannot set the socket options of %s: %s", chosen.name, error)
         self._schemes = {key_of(chosen): parse_address(chosen.bind).scheme for chosen in config.listeners}
         keys = self._harbours[generation].names
+        self.take_admin(generation)
         self._harbours = {generation: self._harbours[generation]}
         for key in [key for key in self._listeners if key not in keys]:
             listener = self._listeners.pop(key)
             listener.refuse_new()
-            self._removed.append((now + DROPPED_SECONDS, listener))
+            self._removed.append((now + DROPPED_SECONDS, key, listener))
+
+    def take_admin(self, generation: int) -> None:
+        """Have the admin process listen where a generation wants it."""
+        before, self.admin = self.admin, self._harbours[generation].admin
+        if before is not None and before is not self.admin:
+            before.close()
 
     @property
     def has_dropped(self) -> bool:
@@ -112,7 +136,7 @@ class Ports:
             elif now - self._parked_since.setdefault(key, now) > PARKED_SECONDS and listener.is_queue_empty():
                 listener.shrink()  # who watches it is told by the next `assign`
         while self._removed and self._removed[0][0] <= now:
-            removed = self._removed.pop(0)[1]
+            removed = self._removed.pop(0)[2]
             self._dropped_before += removed.dropped
             removed.close()
 
@@ -143,7 +167,7 @@ class Ports:
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel had no room for, ever."""
-        listeners = (*self._listeners.values(), *(listener for _, listener in self._removed))
+        listeners = (*self._listeners.values(), *(listener for _, _, listener in self._removed))
         return self._dropped_before + sum(listener.dropped for listener in listeners)
 
     def assign(
@@ -204,7 +228,9 @@ class Ports:
             listener.refuse_new()
 
     def close(self) -> None:
-        for listener in (*self._listeners.values(), *(dropped for _, dropped in self._removed)):
+        for listener in (*self._listeners.values(), *(dropped for _, _, dropped in self._removed)):
             listener.close()
+        if self.admin is not None:
+            self.admin.close()
         self._listeners.clear()
         self._removed.clear()

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from prefork.config.units import parse_duration
-from prefork.errors import LocalProtocolError
+from prefork.errors import CommandError
 from prefork.process.crew import Crew
 from prefork.process.messages import SetLevel
 
@@ -39,14 +39,16 @@ class Verbosity:
             duration: after which it is as before; None: with the next reload, or worker.
 
         Raises:
-            LocalProtocolError: there is no such level or duration.
+            CommandError: there is no such level or duration.
         """
         if level not in LEVELS:
-            raise LocalProtocolError(f"cannot log from level {level[:20]!r} on; known are {', '.join(LEVELS)}")
+            raise CommandError(f"cannot log from level {level[:20]!r} on; known are {', '.join(LEVELS)}")
         try:
             seconds = None if duration is None else parse_duration(duration)
+            if seconds is not None and seconds <= 0:
+                raise ValueError(f"{duration!r} is not above 0; write such as 5m")
         except ValueError as error:
-            raise LocalProtocolError(f"cannot log from level {level}: {error}") from error
+            raise CommandError(f"cannot log from level {level}: {error}") from error
         self._set(level)
         self._until = None if seconds is None else self._clock() + seconds
         log.info("level %s%s", level, "" if duration is None else f" for {duration}")

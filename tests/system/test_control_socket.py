@@ -105,6 +105,9 @@ def test_a_client_that_sends_garbage_is_dropped_and_nobody_else_notices(server: 
     with Questions(server.control) as neighbour, server.connect() as client:
         with Questions(server.control) as questions:
             questions.send(GARBAGE[name])
+            reason = questions.take()
+            assert reason is not None
+            assert (reason["id"], reason["ok"], bool(reason["error"])) == (None, False, True)
             assert questions.take() is None
         assert neighbour.answer("status")["pid"] == server.pid
         assert exchange(client, b"hello") == b"hello"
@@ -156,9 +159,11 @@ def test_more_clients_than_there_is_room_for_are_turned_away_and_room_comes_back
 def is_answered(questions: Questions) -> bool:
     try:
         questions.ask(1, "health")
-        return questions.take() is not None
+        answer = questions.take()
     except BrokenPipeError:
         return False
+    assert answer is None or answer["ok"] or "64 clients" in answer["error"]
+    return answer is not None and answer["ok"]
 
 
 def test_any_json_may_be_an_id(server: Running) -> None:
