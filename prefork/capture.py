@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from prefork.spool import Event, read_batches
 
 PROBE_SECONDS = 5.0
 LOOK_SECONDS = 0.2
+ENDED = "somebody has ended it"
+EXPECTED = ("its limit is reached", "its time is over", ENDED)
 FAULTS = {"broken": Close.RESET_BY_PEER}
 
 
@@ -59,13 +62,15 @@ def run_capture(path: str, output: str, limit: str, duration: str, wanted: Mappi
             arguments = {**given, "listeners": names, "limit": most, "seconds": seconds}
             ask(path, "capture", arguments, PROBE_SECONDS, spool.fileno())
             is_begun = True
-            _watch(path, scribe, seconds)
+            reason = _watch(path, scribe, seconds)
         print(f"{output}: {scribe.size} bytes")
     finally:
         os.close(fd)
         if not is_begun:
             os.unlink(output)
-    return 0
+    if reason:
+        print(f"prefork: the capture ended early: {reason}", file=sys.stderr)
+    return 3 if reason else 0
 
 
 class Scribe:
@@ -142,22 +147,22 @@ def open_stream(told: Mapping[str, Any], serial: int) -> Stream:
     return Stream(told["place"], peer, local, told["comment"], serial)
 
 
-def _watch(path: str, scribe: Scribe, seconds: float) -> None:
-    """Write until the end: of the time, of the file's limit, of a worker's capture, by Ctrl-C."""
-    end, asked = time.monotonic() + seconds, threading.Event()
+def _watch(path: str, scribe: Scribe, seconds: float) -> str:
+    """Write until the end: of the time, of the file's limit, by Ctrl-C; return why it came before, if it did."""
+    end, asked, reason = time.monotonic() + seconds, threading.Event(), ""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
     try:
-        first = ask(path, "captures", {}, PROBE_SECONDS)
-        while not (scribe.is_full or asked.is_set() or time.monotonic() >= end):
+        while not (reason or scribe.is_full or asked.is_set() or time.monotonic() >= end):
             time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
             scribe.go_on()
-            if ask(path, "captures", {}, PROBE_SECONDS) != first:
-                break
-    except NoServerError:  # that is an end, too
-        pass
+            state = ask(path, "captures", {}, PROBE_SECONDS)
+            reason = "; ".join(state["reasons"]) or ("" if state["is_running"] else ENDED)
+    except NoServerError as error:
+        reason = str(error)
     finally:
         with contextlib.suppress(NoServerError):  # it has ended meanwhile, and the capture with it
             ask(path, "capture", {}, PROBE_SECONDS)
     if not scribe.is_full:
         scribe.go_on()
+    return "" if reason in EXPECTED and (scribe.is_full or time.monotonic() >= end - LOOK_SECONDS) else reason

@@ -77,7 +77,9 @@ def _add_views(commands: Any) -> None:
         kind = int if name in ("slot", "limit") else _parse_seconds if name in ("older", "idle") else str
         conns.add_argument(f"--{name}", type=kind, help=words)
     conns.add_argument("--json", action="store_true", help="for programs")
-    capture = _add(commands, "capture", _capture, "write what handlers read and write to a file for Wireshark")
+    capture = _add(
+        commands, "capture", _capture, "write what handlers of streams read and write to a file for Wireshark"
+    )
     capture.add_argument("-o", dest="output", metavar="FILE", required=True, help="a new file, .pcapng")
     capture.add_argument("--listener", metavar="NAME", help="of this listener")
     capture.add_argument("--peer", metavar="CIDR", help="with peers of this network")

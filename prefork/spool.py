@@ -18,6 +18,7 @@ from prefork.errors import RemoteProtocolError
 
 MARK = 0x7066_7370
 MAX_BATCH_BYTES = 1 << 28
+_MARK = struct.pack("=I", MARK)
 _HEAD = struct.Struct("=IIQQ")  # mark, events, who, bytes of what was said
 _EVENT_BYTES = 24
 MAX_PARTS = 1000  # IOV_MAX is 1024, sysconf(3)
@@ -79,19 +80,42 @@ def sign(event: Event, number: int) -> int:
 def read_batches(fd: int, offset: int) -> Iterator[tuple[int, int, list[Told]]]:
     """Return the batches behind an offset that are whole: where each ends, who wrote it, its events.
 
+    A writer that is killed in the middle of write(2) leaves a part of a batch, and another's comes behind it: what
+    is not followed by a batch is none, and the next one is looked for.
+
     Raises:
-        RemoteProtocolError: there is something else.
+        RemoteProtocolError: a batch contradicts itself.
     """
-    while len(head := os.pread(fd, _HEAD.size, offset)) == _HEAD.size:
-        mark, count, who, size = _HEAD.unpack(head)
-        whole = count * _EVENT_BYTES + size
-        if mark != MARK or whole > MAX_BATCH_BYTES:
-            raise RemoteProtocolError(f"cannot read what was captured: at byte {offset} there is no batch")
-        data = os.pread(fd, whole, offset + _HEAD.size)
-        if len(data) < whole:
-            return
-        offset += _HEAD.size + whole
+    while True:
+        batch = _read_batch(fd, offset)
+        if batch is None:
+            offset = _find_batch(fd, offset + 1)
+            if offset < 0:
+                return
+            continue
+        who, count, data = batch
+        offset += _HEAD.size + len(data)
         yield offset, who, list(_unpack(data, count))
+
+
+def _read_batch(fd: int, offset: int) -> tuple[int, int, bytes] | None:
+    """Return who wrote the batch at an offset, its number of events, its data; None: there is none whole."""
+    head = os.pread(fd, _HEAD.size, offset)
+    mark, count, who, size = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0, 0, 0)
+    whole = count * _EVENT_BYTES + size
+    if mark != MARK or whole > MAX_BATCH_BYTES:
+        return None
+    data = os.pread(fd, whole + len(_MARK), offset + _HEAD.size)
+    return (who, count, data[:whole]) if len(data) >= whole and _MARK.startswith(data[whole:]) else None
+
+
+def _find_batch(fd: int, offset: int) -> int:
+    """Return where a whole batch begins behind one that is not whole, or not yet; negative: nowhere."""
+    rest = os.pread(fd, MAX_BATCH_BYTES, offset)
+    at = rest.find(_MARK)
+    while at >= 0 and _read_batch(fd, offset + at) is None:
+        at = rest.find(_MARK, at + 1)
+    return offset + at if at >= 0 else -1
 
 
 def _unpack(data: bytes, count: int) -> Iterator[Told]:

@@ -21,12 +21,14 @@ class Journal(Fold):
     Attributes:
         share: of the connections that are told at their end, 0.0 to 1.0.
         tap: what all is written down with; None: nobody wants that.
+        untapped: why the last one ended by itself; empty: it did not.
     """
 
     def __init__(self, share: float = 0.0) -> None:
         super().__init__()
         self.share = share
         self.tap: Any = None
+        self.untapped = ""
 
     def note_end(self, transport: Any, now: float) -> None:
         """Tell of a connection that has ended, if it is one of the share.

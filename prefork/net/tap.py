@@ -143,7 +143,7 @@ class Tap:
         self.is_closed = self._is_over = True
         log.info("the capture ends: %s", reason)
         if self._site.journal.tap is self:
-            self._site.journal.tap = None
+            self._site.journal.tap, self._site.journal.untapped = None, reason
         for transport in self._recorders:
             transport.__class__ = PLAIN[type(transport)]
             transport.recorder = None

@@ -15,6 +15,7 @@ from prefork import __version__
 from prefork.errors import CommandError, LocalProtocolError, PreforkError
 from prefork.firewall import build_network
 from prefork.process.bans import BanList
+from prefork.process.captures import Captures
 from prefork.process.census import sum_cells, take_census
 from prefork.process.course import Course, Ending
 from prefork.process.holds import Holds
@@ -25,26 +26,7 @@ from prefork.process.report import describe_listeners, describe_workers, explain
 from prefork.process.securing import describe_certificates
 from prefork.process.verbosity import Verbosity
 
-MAX_CAPTURE_SECONDS = 3600.0
 Reply = Callable[[Any], None]
-
-
-def check_capture(wanted: dict[str, Any]) -> None:
-    """Check what an operator wants to capture.
-
-    Raises:
-        LocalProtocolError: something of it cannot be.
-    """
-    try:
-        names, limit, seconds = wanted["listeners"], int(wanted["limit"]), float(wanted["seconds"])
-        if wanted.get("peer") is not None:
-            build_network(str(wanted["peer"]))
-    except (KeyError, TypeError, ValueError, PreforkError) as error:
-        raise CommandError(f"cannot capture: {error}") from error
-    if wanted.get("listener") not in (None, *names):
-        raise CommandError(f"there is no listener {wanted['listener']!r}; there are {', '.join(names)}")
-    if limit <= 0 or not 0 < seconds <= MAX_CAPTURE_SECONDS:
-        raise CommandError("cannot capture: limit and time are above 0, and an hour is the most")
 
 
 def check_filters(wanted: dict[str, Any], names: list[str]) -> None:
@@ -75,10 +57,10 @@ class Commands:
         reloads: Reloads,
         staff: Staff,
         holds: Holds,
-        rules: tuple[BanList, Verbosity],
+        rules: tuple[BanList, Verbosity, Captures],
     ) -> None:
         self._holds = holds
-        self._bans, self._verbosity = rules
+        self._bans, self._verbosity, self._captures = rules
         self._recent = Recent()
         logging.getLogger("prefork").addHandler(self._recent)
         self._started_at = staff.clock()
@@ -100,7 +82,7 @@ class Commands:
             "drain": lambda arguments, reply: self._hold(arguments, reply, True),
             "resume": lambda arguments, reply: self._hold(arguments, reply, False),
             "capture": self._capture,
-            "captures": self._list_captures,
+            "captures": lambda _, reply: self._captures.describe(reply),
             "census": self._census,
             "config": self._config,
             "events": self._events,
@@ -235,26 +217,15 @@ class Commands:
     def _capture(self, arguments: dict[str, Any], reply: Reply) -> None:
         """Have workers write what they read and write to a file; without a file: end that."""
         fd = arguments.pop("fd", None)
-        if fd is not None:
-            check_capture(arguments)
-        records = self._staff.crew.roster.records
-        self._staff.crew.surveys.ask(
-            records,
-            "capture",
-            arguments,
-            lambda _, missing: reply({"silent": missing}),
-            [] if fd is None else [fd],
-        )
+        if fd is None:
+            self._captures.end(reply)
+        else:
+            self._captures.begin(arguments, fd, reply)
 
     def _hold(self, arguments: dict[str, Any], reply: Reply, is_held: bool) -> None:
         names = [listener["name"] for listener in self._staff.ports.bound()]
         self._holds.change(arguments, names, self._course.target.count, is_held)
         reply(self._holds.describe())
-
-    def _list_captures(self, _: dict[str, Any], reply: Reply) -> None:
-        """Return the slots whose workers write to the file of a capture."""
-        records = self._staff.crew.roster.records
-        self._staff.crew.surveys.ask(records, "captures", {}, lambda slots, _: reply(sorted(slots)))
 
     def _config(self, _: dict[str, Any], reply: Reply) -> None:
         reply(list(self._staff.current().effective))

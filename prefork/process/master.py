@@ -274,10 +274,10 @@ class Master:
         self._course.commit(generation.count, generation.number)
         self._staff.ports.commit(generation.number, generation.config, self._clock())
         self._staff.foundry.dismiss(before.number)
-        self._operations.change(before)
         if generation.plan.log is not before.plan.log:
             install(generation.plan.log, generation.config.log, who="master")
             os.close(before.plan.log.fd)
+        self._operations.change(before)
 
     def _recycle(self) -> None:
         """Let one worker that has served for long enough be replaced."""

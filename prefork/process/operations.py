@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from prefork.process.attendant import Attendant
 from prefork.process.bans import BanList
+from prefork.process.captures import Captures
 from prefork.process.commands import Commands
 from prefork.process.course import Course
 from prefork.process.holds import Holds
@@ -34,7 +35,9 @@ class Operations:
         self._bans = BanList(notice, staff.clock)
         self._verbosity = Verbosity(staff.crew, staff.clock, lambda: staff.current().config.log.level)
         self.holds = Holds()
-        self.commands = Commands(course, reloads, staff, self.holds, (self._bans, self._verbosity))
+        self._captures = Captures(staff.crew, staff.clock)
+        rules = (self._bans, self._verbosity, self._captures)
+        self.commands = Commands(course, reloads, staff, self.holds, rules)
         self._attendant = Attendant(kernel, staff.clock, selector, self.commands.answer)
 
     def open(self) -> None:
@@ -43,6 +46,7 @@ class Operations:
 
     def change(self, before: Generation) -> None:
         """Do what a reload has changed: the new generation is the current one."""
+        self._verbosity.on_reload()
         old, new = before.config, self._staff.current().config
         if (old.admin, old.log, old.user) != (new.admin, new.log, new.user):
             self.open()
@@ -52,10 +56,12 @@ class Operations:
         self._bans.expire()
         self._verbosity.tend()
         self._attendant.tend()
+        self._captures.tend()
         self._staff.crew.surveys.tend()
 
     def deadlines(self) -> Iterator[float]:
         yield from self._attendant.deadlines()
+        yield from self._captures.deadlines()
         yield from self._staff.crew.surveys.deadlines()
 
     def on_exit(self, pid: int, status: int) -> bool:

@@ -212,7 +212,8 @@ class Worker:
             if survey.command == "capture":
                 self._capture(survey.arguments, fds)
             elif survey.command == "captures":
-                rows = [self._order.slot] if self._server.site.journal.tap is not None else []
+                journal = self._server.site.journal
+                rows = [[self._order.slot, journal.untapped]] if journal.tap or journal.untapped else []
             else:
                 rows = answer_survey(self._server.site, self._order.slot, survey.command, survey.arguments)
         except (PreforkError, ValueError, TypeError) as error:
@@ -224,7 +225,8 @@ class Worker:
     def _capture(self, wanted: dict[str, Any], fds: list[int]) -> None:
         site = self._server.site
         if site.journal.tap is not None:
-            site.journal.tap.close("it was ended, or another begins")
+            site.journal.tap.close("it was ended")
+        site.journal.untapped = ""
         if fds:
             open_tap(site, self._order.slot, fds[0], wanted)
 

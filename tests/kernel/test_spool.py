@@ -60,11 +60,25 @@ def test_a_batch_that_is_still_being_written_comes_later(spool: int) -> None:
         assert bool(list(read_batches(spool, 0))) == (end == size - 1)
 
 
-@pytest.mark.parametrize("place", [0, 4, 8 + 16, 24 + 16])
-def test_something_else_is_refused_and_not_guessed_at(spool: int, place: int) -> None:
+@pytest.mark.parametrize("place", [24, 24 + 16])
+def test_a_batch_that_contradicts_itself_is_refused_and_not_guessed_at(spool: int, place: int) -> None:
     batch = Batch(1)
     batch.add(sign(Event.RECEIVED, 1), 1, b"question")
     write(spool, batch)
     os.pwrite(spool, b"\xff\xff\xff\xff", place)
     with pytest.raises(RemoteProtocolError, match="cannot read what was captured"):
         list(read_batches(spool, 0))
+
+
+def test_what_a_writer_left_that_was_killed_is_passed_over_wherever_it_was_cut(spool: int) -> None:
+    torn, whole = Batch(1), Batch(2)
+    torn.add(sign(Event.RECEIVED, 1), 1, b"question")
+    whole.add(sign(Event.RECEIVED, 2), 2, b"the next, which is longer than what is missing of the first")
+    left, size = (b"".join(batch.take()[1]) for batch in (torn, whole)), 0
+    first, second = left
+    for size in range(4, len(first)):  # the mark is whole, or the batch before is passed over, too
+        os.ftruncate(spool, 0)
+        os.pwrite(spool, second + first[:size] + second, 0)
+        found = list(read_batches(spool, 0))
+        assert [who for _, who, _ in found] == [2, 2]
+        assert found[1][0] == 2 * len(second) + size

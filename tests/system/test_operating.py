@@ -245,6 +245,38 @@ def test_a_capture_has_what_handlers_read_and_wrote_of_old_and_new_connections(s
     eventually(lambda: not any(has_spool(server, pid) for pid in server.worker_pids()))
 
 
+def test_a_capture_goes_on_over_a_crash_and_a_reload(server: Running) -> None:
+    file = server.folder / "x.pcapng"
+    with capturing(server, file):
+        victim = min(server.worker_pids("ready"))
+        server.expected_errors.append("was ended by SIGKILL")
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: victim not in server.worker_pids("ready") and server.is_ready())
+        eventually(lambda: is_tapped(server))
+        for word in (b"after the crash", b"again"):
+            with server.connect() as sock:
+                assert exchange(sock, word) == word
+        assert server.run("reload", "--control", str(server.control)).returncode == 0
+        eventually(lambda: is_tapped(server))
+        for word in (b"after the reload", b"once more"):
+            with server.connect() as sock:
+                assert exchange(sock, word) == word
+        eventually(lambda: sum(row["connections"] for row in server.workers()) == 0)
+    words = {said(stream)[0] for stream in read_streams(file.read_bytes())}
+    assert words >= {b"after the crash", b"again", b"after the reload", b"once more"}
+
+
+def test_a_second_capture_is_refused_and_the_first_goes_on(server: Running) -> None:
+    file = server.folder / "x.pcapng"
+    with capturing(server, file):
+        other = server.run("capture", "--control", str(server.control), "-o", str(server.folder / "y"))
+        assert (other.returncode, "another capture is under way" in other.stderr) == (3, True)
+        assert not (server.folder / "y").exists()
+        with server.connect() as sock:
+            assert exchange(sock, b"kept") == b"kept"
+    assert said(read_streams(file.read_bytes())[0]) == (b"kept", b"kept")
+
+
 def said(stream: Any) -> tuple[bytes, bytes]:
     """Return all that a captured client said, and was told."""
     return tuple(b"".join(c.data for c in stream.chunks if c.is_received is way) for way in (True, False))  # type: ignore[return-value]
