@@ -31,11 +31,13 @@ WRITE_SECONDS = 1.0  # a reader of our pipe who takes nothing for so long loses 
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as one line to a descriptor that can be exchanged."""
+    """Writes each record as one line to a descriptor that can be exchanged; tells how many it could not write."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
         self.fd = fd
+        self._lost = 0
+        self._is_torn = False  # the last thing written is a part of a line
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -43,14 +45,30 @@ class LineHandler(logging.Handler):
         except Exception:  # noqa: BLE001  # logging's own way to say that a call to it has wrong arguments
             self.handleError(record)
             return
+        if self._lost:
+            told = (f"{self._lost} records before this one could not be written", ())
+            notice = logging.LogRecord("prefork", logging.WARNING, __file__, 0, *told, None)
+            self.filter(notice)
+            start = b"\n" if self._is_torn else b""
+            if self._write(start + self.format(notice).encode("utf-8", "backslashreplace") + b"\n"):
+                self._lost = 0
+        if self._lost or not self._write(line):
+            self._lost += 1
+
+    def _write(self, line: bytes) -> bool:
+        """Write a line; return whether all of it was."""
         while line:
             try:
-                line = line[os.write(self.fd, line) :]
+                written = os.write(self.fd, line)
             except BlockingIOError:
                 if not select.select([], [self.fd], [], WRITE_SECONDS)[1]:
-                    return
-            except OSError:  # the disk is full, the reader of the pipe is gone: there is nowhere to say so
-                return
+                    return False
+            except OSError:  # the disk is full, the reader of the pipe is gone: it is told later
+                return False
+            else:
+                line = line[written:]
+                self._is_torn = bool(line)
+        return True
 
     def redirect(self, fd: int) -> None:
         """Write to another descriptor from now on, under the number of the old one."""

@@ -26,6 +26,7 @@ class Registry:
         cells: whole numbers; the worker's, from its fork on.
         floats: the same memory as floats.
         declared: rows of (name, kind, text, first cell, bounds).
+        is_closed: the master knows what was declared: it is too late for more.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Registry:
         self.floats: Any = memory.cast("d")
         self.declared: list[list[Any]] = []
         self._used = 0
+        self.is_closed = False
 
     def bind(self, page: Page) -> None:
         """Count in a worker's page from now on."""
@@ -46,17 +48,31 @@ class Registry:
         Raises:
             LocalProtocolError: the name cannot be used, or there is no room.
         """
-        if not NAME.fullmatch(name) or name.startswith(RESERVED):
+        if not NAME.fullmatch(name):
             raise LocalProtocolError(f"cannot declare {name!r}: write letters, digits and _, such as jobs_total")
+        if name.startswith(RESERVED):
+            raise LocalProtocolError(
+                f"cannot declare {name!r}: {' and '.join(RESERVED)} begin the server's own names"
+            )
+        if self.is_closed:
+            raise LocalProtocolError(f"cannot declare {name!r}: the worker serves already; declare it at import")
         if (kind == "counter") != name.endswith("_total"):
             raise LocalProtocolError(f"cannot declare {name!r}: names of counters, and no others, end with _total")
-        if any(row[0] == name for row in self.declared):
-            raise LocalProtocolError(f"cannot declare {name!r}: it is declared already")
+        taken = {series: row[0] for row in self.declared for series in series_of(row[0], row[1])}
+        twin = next((taken[series] for series in series_of(name, kind) if series in taken), None)
+        if twin is not None:
+            what = "it is" if twin == name else f"{twin}, which has a series of the same name, is"
+            raise LocalProtocolError(f"cannot declare {name!r}: {what} declared already")
         if self._used + size > USER_CELLS:
             raise LocalProtocolError(f"cannot declare {name!r}: there is room for {USER_CELLS} numbers")
         first, self._used = self._used, self._used + size
         self.declared.append([name, kind, text[:MAX_TEXT], first, list(bounds)])
         return first
+
+
+def series_of(name: str, kind: str) -> list[str]:
+    """Return the names of a metric's series, as Prometheus has them."""
+    return [name, *(name + end for end in ("_bucket", "_sum", "_count") if kind == "histogram")]
 
 
 REGISTRY = Registry()
@@ -65,15 +81,26 @@ REGISTRY = Registry()
 class Counter:
     """Counts what happens; it never goes down, over crashes and reloads too."""
 
-    __slots__ = ("_cell", "_registry")
+    __slots__ = ("_cell", "_name", "_registry")
 
-    def __init__(self, registry: Registry, cell: int) -> None:
+    def __init__(self, registry: Registry, cell: int, name: str) -> None:
         self._registry = registry
         self._cell = cell
+        self._name = name
 
     def inc(self, number: int = 1) -> None:
-        """Count one, or more; at least 0."""
-        self._registry.cells[self._cell] += number
+        """Count one, or more.
+
+        Raises:
+            ValueError: it is below 0.
+            TypeError: it is no whole number.
+        """
+        if number < 0:
+            raise ValueError(f"cannot count {number} in {self._name}: a counter never goes down; take a gauge")
+        try:
+            self._registry.cells[self._cell] += number
+        except TypeError as error:
+            raise TypeError(f"cannot count {number!r} in {self._name}: it is no whole number") from error
 
 
 class Gauge:
@@ -115,7 +142,7 @@ def counter(name: str, text: str) -> Counter:
     Raises:
         LocalProtocolError: the name cannot be used, is taken, or there is no room.
     """
-    return Counter(REGISTRY, REGISTRY.declare(name, "counter", text, 1))
+    return Counter(REGISTRY, REGISTRY.declare(name, "counter", text, 1), name)
 
 
 def gauge(name: str, text: str) -> Gauge:

@@ -77,8 +77,8 @@ class Connection(Inlet):
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry this connection's id and peer."""
-        return logging.LoggerAdapter(self._service.log, {"conn": self.id, "peer": str(self.peer)})
+        """A logger whose records carry this connection's id, its peer and its listener."""
+        return logging.LoggerAdapter(self._service.log, self._service.about(self.peer, self._transport.serial))
 
     @property
     def draining(self) -> Draining:

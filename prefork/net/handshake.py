@@ -169,6 +169,9 @@ class Handshake:
         del self._under_way[self]
         service.ledger.count(Count.UNSECURED)
         service.tell_peer(f"TLS handshake failed: {describe(error)}", arrival.serial, arrival.peer)
+        service.site.journal.note_failure(
+            service, arrival.peer, arrival.serial, service.site.loop.time() - self._begun_at, reason
+        )
         sock = self._socket
         try:
             sock.shutdown(socket.SHUT_WR)  # behind OpenSSL's alert, which a reset would overtake

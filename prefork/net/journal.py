@@ -38,14 +38,10 @@ class Journal(Fold):
         """
         if self.share < 1.0 and random.random() >= self.share:
             return
-        service, duration = transport.service, max(0.0, now - transport.born)
         tls = getattr(transport, "details", None)
-        fields: dict[str, Any] = {
-            "conn": service.name_connection(transport.serial),
-            "peer": str(transport.peer),
-            "listener": service.name,
-            "start": round(time.time() - duration, 6),
-            "duration": round(duration, 3),
+        fields = {
+            **transport.service.about(transport.peer, transport.serial),
+            **tell_times(now - transport.born),
             "received": transport.received,
             "sent": transport.sent,
             "frames": getattr(transport.get_protocol(), "frames", None),
@@ -57,3 +53,21 @@ class Journal(Fold):
             *(fields[name] for name in ("conn", "peer", "reason", "received", "sent", "duration")),
             extra={name: value for name, value in fields.items() if value is not None},
         )
+
+    def note_failure(self, service: Any, peer: Any, serial: int, seconds: float, reason: str) -> None:
+        """Tell of a connection that has ended before TLS was agreed upon.
+
+        Args:
+            seconds: of its life.
+        """
+        if not self.share or (self.share < 1.0 and random.random() >= self.share):
+            return
+        fields = service.about(peer, serial) | tell_times(seconds) | {"reason": reason}
+        words = "%s from %s ended before TLS was agreed upon: %s, %.3f s"
+        log.info(words, *(fields[name] for name in ("conn", "peer", "reason", "duration")), extra=fields)
+
+
+def tell_times(seconds: float) -> dict[str, Any]:
+    """Return when a connection has begun that ends now, in seconds since 1970, and its age."""
+    seconds = max(0.0, seconds)
+    return {"start": round(time.time() - seconds, 6), "duration": round(seconds, 6)}

@@ -23,6 +23,7 @@ from prefork.net.guard import Guard
 from prefork.net.journal import Journal
 from prefork.net.ledger import Ledger
 from prefork.net.loop import Selector
+from prefork.net.peer import name_peer
 from prefork.net.pressure import Pressure, shed
 from prefork.net.tally import Tally
 from prefork.scoreboard import Count, Rule
@@ -224,7 +225,8 @@ class Service:
         if (is_dry or not is_told) and self.site.journal.admits(self.name, kind, self.site.now):
             level = logging.DEBUG if rule in EVERYDAY else logging.INFO
             verdict = "would be refused" if is_dry else "refused"
-            self.log.log(level, "connection from %s %s: %s", peer, verdict, REASONS[rule])
+            words = "connection from %s %s: %s"
+            self.log.log(level, words, name_peer(peer), verdict, REASONS[rule], extra=self.about(peer))
         return not is_dry
 
     def enforces_once(self, rule: Rule, serial: int, peer: object, is_told: bool = False) -> bool:
@@ -233,6 +235,11 @@ class Service:
         is_known = is_dry and not self.ledger.is_first_try(serial, rule)
         return not is_known and self.enforces(rule, peer, is_told)
 
+    def about(self, peer: object, serial: int | None = None) -> dict[str, str]:
+        """Return the fields of a log record: of which listener, and of whom, it is."""
+        conn = {} if serial is None else {"conn": self.name_connection(serial)}
+        return conn | {"peer": name_peer(peer), "listener": self.name}
+
     def name_connection(self, serial: int) -> str:
         """Return the id of a connection, unique over workers and generations: `echo-0.g3.4711-12`."""
         return f"{self.name}-{self.site.label}-{serial}"
@@ -240,21 +247,18 @@ class Service:
     def report_timeout(self, reason: str, serial: int, peer: object) -> None:
         """Count a connection that a deadline ends."""
         self.ledger.count(Count.TIMED_OUT)
-        self.log.debug("connection %s from %s timed out: %s", self.name_connection(serial), peer, reason)
+        fields = self.about(peer, serial)
+        words = "connection %s from %s timed out: %s"
+        self.log.debug(words, fields["conn"], fields["peer"], reason, extra=fields)
 
     def report_error(self, error: BaseException, serial: int, peer: object) -> None:
         """Log an exception of user code, which costs one connection."""
         self.ledger.count(Count.ERRORS)
         if not self._is_told(error):
             return
-        self.log.error(
-            "the app failed on connection %s from %s: %s: %s",
-            self.name_connection(serial),
-            peer,
-            type(error).__name__,
-            error,
-            exc_info=error,
-        )
+        fields = self.about(peer, serial)
+        words, kind = "the app failed on connection %s from %s: %s: %s", type(error).__name__
+        self.log.error(words, fields["conn"], fields["peer"], kind, error, exc_info=error, extra=fields)
 
     def _is_told(self, error: BaseException | None) -> bool:
         """Whether an exception is logged: a client that provokes one again and again does not fill a disk."""
@@ -268,7 +272,9 @@ class Service:
     def tell_peer(self, what: str, serial: int, peer: object) -> None:
         """Log why a peer is refused, in one line; many refusals for one reason are folded."""
         if self.site.journal.admits(self.name, re.sub("[0-9]+", "#", what), self.site.now):
-            self.log.info("connection %s from %s refused: %s", self.name_connection(serial), peer, what)
+            fields = self.about(peer, serial)
+            words = "connection %s from %s refused: %s"
+            self.log.info(words, fields["conn"], fields["peer"], what, extra=fields)
 
     def when_begun(self, before: float | None, decoder: Decoder) -> float | None:
         """Return when the frame that is not whole yet began to arrive; None: there is none.
@@ -295,9 +301,10 @@ class Service:
             self.ledger.count(Count.ERRORS)
         if self.site.journal.admits(self.name, complaint.reason, self.site.now):
             level = logging.INFO if complaint.error is None else logging.ERROR
-            name = self.name_connection(transport.serial)
-            message = "a frame of %s from %s was passed over: %s"
-            self.log.log(level, message, name, transport.peer, complaint.reason, exc_info=complaint.error)
+            fields = self.about(transport.peer, transport.serial)
+            told = (fields["conn"], fields["peer"], complaint.reason)
+            words = "a frame of %s from %s was passed over: %s"
+            self.log.log(level, words, *told, exc_info=complaint.error, extra=fields)
         if complaint.answer:
             transport.write(complaint.answer)
 
@@ -306,9 +313,9 @@ class Service:
         self.ledger.count(Count.ERRORS)
         if not self._is_told(error):
             return
-        self.log.error(
-            "the app failed on a datagram from %s: %s: %s", peer, type(error).__name__, error, exc_info=error
-        )
+        fields = self.about(peer)
+        words, kind = "the app failed on a datagram from %s: %s: %s", type(error).__name__
+        self.log.error(words, fields["peer"], kind, error, exc_info=error, extra=fields)
 
     def report_peer(self, error: BaseException, serial: int, peer: object) -> None:
         """Log a fault of the peer in one line: it is no news for a traceback."""
@@ -318,10 +325,6 @@ class Service:
         if isinstance(error, RemoteProtocolError):
             self.tell_peer(str(error), serial, peer)
             return
-        self.log.debug(
-            "connection %s from %s ended: %s: %s",
-            self.name_connection(serial),
-            peer,
-            type(error).__name__,
-            error,
-        )
+        fields = self.about(peer, serial)
+        words = "connection %s from %s ended: %s: %s"
+        self.log.debug(words, fields["conn"], fields["peer"], type(error).__name__, error, extra=fields)

@@ -11,11 +11,10 @@ from typing import Any
 from prefork.errors import LocalProtocolError, PreforkError
 from prefork.firewall import Firewall, build_network, pack_host
 from prefork.net.guard import host_of
+from prefork.net.peer import name_peer
 from prefork.net.pulse import transports
 from prefork.net.service import Worksite
 from prefork.net.transport import StreamTransport
-
-MAX_PEER_CHARACTERS = 120
 
 
 def answer_survey(site: Worksite, slot: int, command: str, arguments: dict[str, Any]) -> list[Any]:
@@ -68,14 +67,6 @@ def describe(transport: StreamTransport, slot: int, now: float) -> dict[str, Any
         "sent": transport.sent,
         "waiting": transport.get_write_buffer_size(),
     }
-
-
-def name_peer(peer: Any) -> str:
-    """Return an address in a few characters."""
-    host = host_of(peer)
-    if host:
-        return f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}"
-    return str(peer)[:MAX_PEER_CHARACTERS]
 
 
 def is_within(transport: StreamTransport, network: Firewall) -> bool:

@@ -124,6 +124,7 @@ class Notifier:
         if self._period and now >= self._beat_at:
             self._beat_at = now + self._period
             self._say(BEAT)
+            self._flush()
         if now >= self._status_at + STATUS_SECONDS and not self._unsent:
             status = describe(course, reloads, crew)
             if status != self._status:

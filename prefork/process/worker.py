@@ -150,6 +150,7 @@ class Worker:
             limit = plan.config.log.slow_turn
             alarm = Alarm(Lookout(site, limit).look, limit)
             self._channel.send(Ready(REGISTRY.declared))
+            REGISTRY.is_closed = True
             await self._is_over.wait()
             alarm.stop()
             self._server.close()

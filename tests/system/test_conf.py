@@ -77,16 +77,16 @@ def test_a_config_of_conf_is_served(path: Path, prepare: Prepare) -> None:
 
 
 def test_the_handler_of_the_readme_is_served_in_at_most_8_lines_of_python_and_6_of_yaml(prepare: Prepare) -> None:
-    (block,) = re.findall(r"```python\n(# chat\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line.partition("#")[::2] for line in block.splitlines()]
-    code = [python.rstrip() for python, _ in lines[1:] if python.strip()]
-    text = "\n".join(comment.removeprefix(" ").rstrip() for _, comment in lines[1:] if comment.strip())
+    readme = (ROOT / "README.md").read_text()
+    (python,) = re.findall(r"```python\n# chat\.py\n(.*?)```", readme, re.DOTALL)
+    (text,) = re.findall(r"```yaml\n# chat\.yaml\n(.*?)```", readme, re.DOTALL)
+    code = [line for line in python.splitlines() if line]
     config: dict[str, Any] = yaml.safe_load(text)
     assert len(code) <= 8
     assert len(text.splitlines()) <= 6
     assert config["listeners"][0]["bind"] == "tcp://0.0.0.0:9000"
     listener = {**config["listeners"][0], "name": "chat", "bind": "tcp://127.0.0.1:0"}
-    running = prepare({"chat.py": "\n".join(code) + "\n"}, workers=config["workers"], listeners=[listener]).start()
+    running = prepare({"chat.py": python}, workers=config["workers"], listeners=[listener]).start()
     with running.connect("chat") as client:
         client.sendall(b"one\ntwo\nthr")
         assert receive(client, 8) == b"one\ntwo\n"

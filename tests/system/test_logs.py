@@ -113,7 +113,7 @@ def test_json_lines_say_when_what_and_who(prepare: Prepare) -> None:
     assert got["msg"] == "got hé\nllo"
     assert (got["level"], got["generation"], got["pid"] in server.worker_pids()) == ("warning", 1, True)
     assert got["slot"] in range(WORKERS)
-    assert got["peer"] == str((host, port))
+    assert (got["peer"], got["listener"]) == (f"{host}:{port}", "echo")
     assert got["conn"].startswith("echo-")
     masters = [row for row in rows if row["pid"] == server.pid]
     assert masters

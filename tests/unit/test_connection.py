@@ -195,7 +195,7 @@ def test_a_connection_tells_who_and_where_it_is() -> None:
     }
 
 
-def test_a_record_of_its_log_carries_its_id_and_its_peer(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_of_its_log_carries_its_id_its_peer_and_its_listener(caplog: pytest.LogCaptureFixture) -> None:
     async def handle(conn: Connection) -> None:
         conn.log.warning("hello")
 
@@ -205,7 +205,8 @@ def test_a_record_of_its_log_carries_its_id_and_its_peer(caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         asyncio.run(scenario())
     (record,) = caplog.records
-    assert (record.__dict__["conn"], record.__dict__["peer"]) == ("fake-0.g1.99-12", "('192.0.2.1', 4711)")
+    told = [record.__dict__[name] for name in ("conn", "peer", "listener")]
+    assert told == ["fake-0.g1.99-12", "192.0.2.1:4711", "fake"]
 
 
 def test_draining_is_a_flag_and_can_be_awaited() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefork.log import MAX_DETAIL, MAX_LINES, Fields, JsonFormatter, TextFormatter
+from prefork.log import MAX_DETAIL, MAX_LINES, Fields, JsonFormatter, LineHandler, TextFormatter
 
 NASTY = "one\ntwo\rthree\x1b[31m\x00 \u2028 \u202e end"
 
@@ -110,3 +113,24 @@ def test_fields_of_the_process_are_added_and_do_not_hide_those_of_the_record() -
     assert fields.filter(bare)
     assert fields.filter(own)
     assert (bare.__dict__["slot"], own.__dict__["slot"], own.__dict__["who"]) == (1, 9, "worker")
+
+
+def test_records_that_found_no_room_are_counted_and_a_torn_line_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    handler = LineHandler(fd)
+    handler.setFormatter(JsonFormatter())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler.emit(record("first"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+    try:
+        for number in range(3):
+            handler.emit(record("lost %d", number))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    handler.emit(record("last"))
+    os.close(fd)
+    first, torn, notice, last = path.read_text().splitlines()
+    assert len(torn) == 20
+    told = [json.loads(line)["msg"] for line in (first, notice, last)]
+    assert told == ["first", "3 records before this one could not be written", "last"]

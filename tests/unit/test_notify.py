@@ -228,6 +228,16 @@ def test_signs_of_life_come_twice_in_the_time_that_is_given() -> None:
     assert server.now < deadline <= server.now + WATCHDOG_SECONDS / 2
 
 
+def test_the_line_is_told_beside_signs_of_life_that_come_with_every_look() -> None:
+    server = Server(watchdog=1.0)
+    server.boot()
+    server.roster.records[0].link.page[Cell.OPEN] = 7
+    said = [server.take(0.5) for _ in range(4)]
+    assert [message for messages in said for message in messages if message.startswith("STATUS")] == [
+        "STATUS=2 workers of generation 1, 7 connections"
+    ]
+
+
 def test_no_watchdog_no_signs_of_life() -> None:
     server = Server()
     server.boot()
