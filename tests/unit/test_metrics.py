@@ -42,7 +42,7 @@ def test_no_two_metrics_have_a_series_of_one_name(registry: Registry, twin: str)
 
 def test_a_histogram_whose_series_are_taken_is_refused(registry: Registry) -> None:
     registry.declare("h_sum", "gauge", "", 1)
-    with pytest.raises(LocalProtocolError, match="h_sum, which has .* is declared already"):
+    with pytest.raises(LocalProtocolError, match=r"h_sum, which has .* is declared already"):
         registry.declare("h", "histogram", "", 3, (1.0,))
 
 
