@@ -123,6 +123,14 @@ class Firewall:
         """Return how many networks were listed."""
         return self._count
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both admit the same addresses."""
+        if not isinstance(other, Firewall):
+            return NotImplemented
+        return (self._v4, self._v6_high, self._v6_low) == (other._v4, other._v6_high, other._v6_low)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def admits(self, packed: bytes) -> bool:
         """Return whether this address, as `pack_host` returns it, may connect."""
         if len(packed) == 4:

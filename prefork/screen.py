@@ -158,6 +158,9 @@ def _describe_server(status: Row) -> Line:
         words.append("not ready: " + "; ".join(map(str, why if isinstance(why, list) else [why])))
     elif status.get("ready"):
         words.append("ready")
+    held = status.get("held") or {}
+    words += [f"slot {slot} drained" for slot in held.get("slots", ())]
+    words += [f"listener {name} drained" for name in held.get("listeners", ())]
     return Line(printable(", ".join(words)), Look.BAD if is_bad else Look.STRONG)
 
 

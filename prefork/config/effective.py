@@ -26,6 +26,8 @@ def describe_effective(loaded: Loaded) -> list[dict[str, Any]]:
 def _rows(section: type, values: Any, node: Node | None, path: str) -> Iterator[dict[str, Any]]:
     for key in keys_of(section):
         value, below = getattr(values, key.attribute), _below(node, key.name)
+        if below is None and value and key.name == "dry_run" and isinstance(node, Mapping):
+            below = next((_below(entry.value, "dry_run") for entry in node.entries if is_tried(entry.value)), None)
         yield from _row(key, value, below, path + key.name)
 
 
@@ -38,6 +40,11 @@ def _row(key: Key, value: Any, node: Node | None, path: str) -> Iterator[dict[st
     else:
         shown = MASK if key.bounds.get("secret") and value is not None else written(key.kind, value)
         yield {"key": path, "value": shown, "origin": DEFAULT if node is None else str(node.place)}
+
+
+def is_tried(node: Node) -> bool:
+    """Whether a limit says of itself that it is only tried."""
+    return isinstance(node, Mapping) and node.find("dry_run") is not None
 
 
 def _below(node: Node | None, step: str | int) -> Node | None:

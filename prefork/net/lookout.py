@@ -77,9 +77,8 @@ class Lookout:
         fields = {"detail": "".join(summary.format())[-MAX_STACK:]}
         where = ""
         if transport is not None:
-            name = transport.service.name_connection(transport.serial)
-            fields |= {"conn": name, "peer": str(transport.peer), "listener": transport.service.name}
-            where = f", on connection {name} from {transport.peer}"
+            fields |= transport.service.about(transport.peer, transport.serial)
+            where = f", on connection {fields['conn']} from {fields['peer']}"
         milliseconds = f"{self._limit * 1e3:g}"
         log.warning(
             "a turn of the loop takes longer than %s ms (log.slow_turn)%s", milliseconds, where, extra=fields

@@ -194,6 +194,10 @@ class Reload:
         old, new = self._current.plan.securities, generation.plan.securities
         renewed = [name for name in new if name in old and old[name].fingerprint != new[name].fingerprint]
         changes += [f"listeners.{name}.tls files" for name in renewed]
+        walls, walls_before = generation.plan.firewalls, self._current.plan.firewalls
+        listed = [name for name in walls if name in walls_before and walls[name] != walls_before[name]]
+        known = [change for change in changes if ".allow " in change or ".deny " in change or ".from " in change]
+        changes += [f"listeners.{name} networks of files" for name in listed if not known]
         before, after = self._running, generation.count
         if before != after and not any(change.startswith("workers ") for change in changes):
             changes.insert(0, f"workers {before}→{after}")

@@ -101,7 +101,7 @@ def test_the_stack_and_the_connection_are_in_the_log_while_the_client_still_wait
         eventually(lambda: record(server), every=0.001)
         assert is_waiting(client), "it was told after the turn"
         assert client.recv(100) == b"doze"
-        local = f"127.0.0.1', {client.getsockname()[1]}"
+        local = f"127.0.0.1:{client.getsockname()[1]}"
     (pid,) = server.worker_pids()
     told = record(server)
     assert f"{SLOW} 200 ms (log.slow_turn), on connection slow-0.g1.{pid}-" in told.splitlines()[0]

@@ -57,6 +57,8 @@ WORDS_BETWEEN: tuple[messages.Fact | messages.Order, ...] = (
     *(messages.Spawn(1, 2), messages.Cover("echo", 1, next(iter(Watch)), 3), messages.Uncover("echo", 1)),
     *(messages.Drain(1.5, 0.0, 2.0, True), messages.ReopenLogs()),
 )
+# Requests of the fewest bytes, `{}`, cost 8 µs each: 90 ms when 70,000 bytes are nothing but these.
+CONTROL_SECONDS = 0.25
 
 
 def build_packet_targets() -> Iterator[Target]:
@@ -75,7 +77,8 @@ def build_packet_targets() -> Iterator[Target]:
     make = Mutator(hellos, (b"\x16\x03\x01\0\0", b"\x16\x03\x01\0\x01\x01", b"\0\x10\0\x05\0\x03\x02h2")).make
     yield Target("hello", "the first words of TLS clients, read_offer()", make, read_hello)
     make = Mutator((*REQUESTS, *map(_with_size, BODIES)), (*BODIES, *REQUESTS, b"\0\0\0\x02{}"), 70_000).make
-    yield Target("control", "the control socket, wire.unpack()", make, read_control, (RemoteProtocolError,))
+    control = ("control", "the control socket, wire.unpack()", make, read_control, (RemoteProtocolError,))
+    yield Target(*control, CONTROL_SECONDS)
     names = tuple(name.encode() for name in messages.KINDS)
     make = Mutator(
         tuple(map(messages.encode, WORDS_BETWEEN)) + BODIES, (*names, *BODIES, b'"watch"', b'"pid"')
