@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,13 @@ def wrap(sock: socket.socket, context: ssl.SSLContext, name: str | None = NAME, 
     """Speak TLS on a connection; it is closed if that fails. The end must be told: a cut is an error."""
     try:
         return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False, **more)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        # SSLSocket._create() leaves itself open when the peer's reset has come before it.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            half_made = frame.f_locals.get("self")
+            if isinstance(half_made, ssl.SSLSocket):
+                half_made.close()
         raise
 
 
