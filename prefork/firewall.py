@@ -97,6 +97,9 @@ def build_network(network: str) -> Firewall:
     return Firewall([_parse(network)], is_rest_admitted=False)
 
 
+_SIZES = struct.Struct("=3Q")
+
+
 class Firewall:
     """Admits an address by the longest prefix that holds it; if that is allowed and denied, deny wins.
 
@@ -125,11 +128,30 @@ class Firewall:
 
     def __eq__(self, other: object) -> bool:
         """Whether both admit the same addresses."""
-        if not isinstance(other, Firewall):
-            return NotImplemented
-        return (self._v4, self._v6_high, self._v6_low) == (other._v4, other._v6_high, other._v6_low)
+        return isinstance(other, Firewall) and self.turns == other.turns
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def turns(self) -> tuple[array[int], array[int], array[int]]:
+        """The addresses from which on it is the other way round: of IPv4, and both halves of those of IPv6."""
+        return self._v4, self._v6_high, self._v6_low
+
+    def pack(self) -> bytes:
+        """Return it as another process reads it."""
+        return b"".join([_SIZES.pack(*map(len, self.turns)), *map(array.tobytes, self.turns)])
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Firewall:
+        """Return what was packed; it does not know how many networks were listed."""
+        sizes = _SIZES.unpack_from(data)
+        wall, at = cls((), is_rest_admitted=True), _SIZES.size
+        for turns, size in zip(wall.turns, sizes, strict=True):
+            del turns[:]
+            turns.frombytes(data[at : at + size * turns.itemsize])
+            at += size * turns.itemsize
+        wall.is_open = False
+        return wall
 
     def admits(self, packed: bytes) -> bool:
         """Return whether this address, as `pack_host` returns it, may connect."""

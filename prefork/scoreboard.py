@@ -109,10 +109,10 @@ class End(IntEnum):
     MESSAGE = 7
     MIN_RATE = 8
     LIFE = 9
-    BUFFER = 10
-    BUFFERS = 11
-    CONNECTIONS = 12
-    BAN = 13
+    BUFFER = 10  # or BUFFERS
+    CONNECTIONS = 11
+    BAN = 12
+    DENY = 13  # by a reload
     KICKED = 14
     LOST = 15  # with the worker
 

@@ -32,7 +32,7 @@ from prefork.scoreboard import (
 )
 
 OPEN, ACCEPTED, CLOSED = int(Count.OPEN), int(Count.ACCEPTED), int(Count.CLOSED)  # touched for each connection
-END_CELLS = {end.word: ENDS + end for end in End}
+END_CELLS = {end.word: ENDS + end for end in End} | {Rule.BUFFERS.key: ENDS + End.BUFFER}
 DONE = ENDS + End.DONE
 ALL_OPEN, ALL_ACCEPTED = int(Cell.OPEN), int(Cell.ACCEPTED)
 DATAGRAMS, RECEIVED, SENT = int(Count.DATAGRAMS), int(Count.RECEIVED_BYTES), int(Count.SENT_BYTES)

@@ -5,6 +5,7 @@ Knows: open connections, what may be asked of them. Does not know: who asks, how
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefork.net.peer import name_peer
 from prefork.net.pulse import transports
 from prefork.net.service import Worksite
 from prefork.net.transport import StreamTransport
+from prefork.scoreboard import Rule
 
 
 def answer_survey(site: Worksite, slot: int, command: str, arguments: dict[str, Any]) -> list[Any]:
@@ -73,6 +75,22 @@ def is_within(transport: StreamTransport, network: Firewall) -> bool:
     """Whether the peer of a connection is of a network; those of Unix sockets are of none."""
     packed = pack_host(host_of(transport.peer))
     return packed is not None and network.admits(packed)
+
+
+def end_denied(site: Worksite, listener: str, fd: int) -> list[Any]:
+    """End the connections of a listener that a reload denies; return how many.
+
+    Args:
+        fd: of a file that has the firewall, packed; it is closed.
+    """
+    wall, ended = Firewall.unpack(os.pread(fd, os.fstat(fd).st_size, 0)), 0  # others read the file, too
+    os.close(fd)
+    for transport in transports(site):
+        packed = pack_host(host_of(transport.peer)) if transport.service.name == listener else None
+        if packed and not wall.admits(packed) and transport.service.enforces(Rule.DENY, transport.peer):
+            transport.evict_soon(Rule.DENY.key)
+            ended += 1
+    return [ended]
 
 
 def kick(site: Worksite, name: str) -> list[Any]:

@@ -6,9 +6,11 @@ Knows: those four. Does not know: signals, workers' lives, what is wanted.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 from collections.abc import Iterator
 
+from prefork.firewall import OPEN_TO_ALL
 from prefork.process.attendant import Attendant
 from prefork.process.bans import BanList
 from prefork.process.captures import Captures
@@ -18,10 +20,19 @@ from prefork.process.holds import Holds
 from prefork.process.kernel import Kernel
 from prefork.process.reload import Generation, Staff
 from prefork.process.reloads import Reloads
+from prefork.process.roster import State
 from prefork.process.verbosity import Verbosity
 from prefork.scoreboard import Notice
 
 log = logging.getLogger("prefork")
+
+log = logging.getLogger("prefork")
+
+
+def note_denied(counts: list[int], _missing: list[int]) -> None:
+    """Tell how many connections have ended by a change of the lists."""
+    if sum(counts):
+        log.info("%d connections ended: their networks may not connect any more", sum(counts))
 
 
 class Operations:
@@ -50,6 +61,21 @@ class Operations:
         old, new = before.config, self._staff.current().config
         if (old.admin, old.log, old.user) != (new.admin, new.log, new.user):
             self.open()
+        self._end_denied(before)
+
+    def _end_denied(self, before: Generation) -> None:
+        """Have the workers of the generation before end the connections that the lists deny from now on."""
+        walls = self._staff.current().plan.firewalls
+        records = self._staff.crew.roster.of_generation(before.number, *State)
+        for listener in before.config.listeners:
+            name = listener.name
+            wall = walls.get(name, OPEN_TO_ALL).clients
+            if wall.is_open or wall == before.plan.firewalls.get(name, OPEN_TO_ALL).clients:
+                continue
+            with open(os.memfd_create(name), "wb") as file:
+                file.write(wall.pack())
+                file.flush()
+                self._staff.crew.surveys.ask(records, "deny", {"listener": name}, note_denied, [file.fileno()])
 
     def tend(self) -> None:
         """Do what is due."""

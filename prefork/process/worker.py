@@ -30,7 +30,7 @@ from prefork.net.loop import READABLE, Selector, new_loop
 from prefork.net.pulse import Pulse
 from prefork.net.server import Loadout, Server
 from prefork.net.service import USER_ERRORS, Draining, Worksite
-from prefork.net.survey import answer_survey
+from prefork.net.survey import answer_survey, end_denied
 from prefork.net.tally import Tally
 from prefork.net.tap import open_tap
 from prefork.process.alarm import Alarm
@@ -212,6 +212,8 @@ class Worker:
         try:
             if survey.command == "capture":
                 self._capture(survey.arguments, fds)
+            elif survey.command == "deny" and fds:
+                rows = end_denied(self._server.site, survey.arguments["listener"], fds[0])
             elif survey.command == "captures":
                 journal = self._server.site.journal
                 rows = [[self._order.slot, journal.untapped]] if journal.tap or journal.untapped else []

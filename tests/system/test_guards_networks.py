@@ -59,6 +59,22 @@ def call_from(port: int, source: str, data: bytes = b"hello") -> list[bytes]:
 # --- lists ---
 
 
+@pytest.mark.parametrize("more", [{"deny": ["127.0.0.2"]}, {"allow": ["127.0.0.3"]}, {"deny": ["127.0.0.0/30"]}])
+def test_a_reload_ends_those_who_are_denied_from_now_on_and_nobody_else(prepare: Prepare, more: Any) -> None:
+    timeouts = {"boot": "20s", "beat": "20s", "drain": "60s"}
+    server = prepare(workers=2, listeners=[listener()], timeouts=timeouts).start()
+    if "127.0.0.0/30" in more.get("deny", ()):
+        more |= {"allow": ["127.0.0.3"]}
+    with visit(server.port(), "127.0.0.2") as denied, visit(server.port(), "127.0.0.3") as allowed:
+        assert ask(denied) == ask(allowed) == b"hello"
+        server.configure({"timeouts": timeouts, "listeners": [listener(**more)]})
+        assert server.reload()["verdict"] == "committed"
+        eventually(lambda: has_ended(denied), within=5)
+        assert ask(allowed) == b"hello"
+        eventually(lambda: told(server, "1 connections ended: their networks may not connect any more"))
+        assert served(server, "127.0.0.2", "127.0.0.3") == [False, True]
+
+
 def test_the_longest_prefix_wins_whichever_list_it_is_in(prepare: Prepare) -> None:
     server = start(prepare, deny=["127.0.0.0/8", "127.9.9.9"], allow=["127.0.0.0/16", "127.9.9.0/24"])
     assert served(server, "127.0.0.1", "127.0.9.1", "127.1.0.1", "127.9.9.9", "127.9.9.8") == [
