@@ -14,6 +14,7 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ BATCHES = {Watch.FIRST: ACCEPTS_PER_EVENT, Watch.SECOND: ACCEPTS_PER_EVENT, Watc
 MASKS = {Watch.FIRST: READABLE, Watch.SECOND: READABLE | EDGE, Watch.SHARED: READABLE | EXCLUSIVE}
 HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person notices, ten turns of a busy loop
 YIELD_SECONDS = 0.005  # of a first worker that has many more connections than its partner, to the partner
+FULL_SECONDS = 3 * HEAD_START_SECONDS  # of a full worker, to the partner: as second it waits for one of these
 MARGIN, MARGIN_SHARE = 4, 32  # how many more: this number, and this part of its own
 EXHAUSTED_SECONDS = 0.1  # until accept is tried again without a descriptor to spare
 SHORT_SECONDS = 0.25  # until it is tried again without memory to spare
@@ -101,6 +103,13 @@ class ListeningSocket(socket.socket):
         return sock, peer
 
 
+def is_readable(sock: socket.socket) -> bool:
+    """Whether somebody waits to be accepted."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 @dataclass(frozen=True, slots=True)
 class Shift:
     """How a socket is watched, and the page of the other worker that watches it too."""
@@ -120,7 +129,7 @@ class Acceptor:
         self._batch = BATCHES[shift.watch]
         self._partner = shift.partner
         self._is_paused = False
-        self._has_yielded = False  # a full listener's queue to the partner, who may have room
+        self._refuses = False  # the partner has had its time
         self._timer: asyncio.TimerHandle | None = None
         self._begin()
 
@@ -159,7 +168,6 @@ class Acceptor:
             try:
                 sock, peer = self._socket.accept()
             except (BlockingIOError, InterruptedError):
-                self._has_yielded = False
                 return
             except OSError as error:
                 if error.errno in EXHAUSTED:
@@ -178,9 +186,10 @@ class Acceptor:
         """Whether those who come stay in the kernel's queue for now, since there is no room."""
         if service.is_full and service.has_to_wait:
             self._wait_for_room()
-        elif service.is_full and not evicts(service) and self._is_partner_free() and not self._has_yielded:
-            self._has_yielded = True
-            self._look_away(HEAD_START_SECONDS)  # it takes what it has room for; the rest is refused here
+        elif service.is_full and not evicts(service) and self._is_partner_free() and not self._refuses:
+            if is_readable(self._socket):
+                self.pause()
+                service.site.loop.call_later(FULL_SECONDS, self._refuse_left)
         elif service.site.pressure.is_short:
             self._look_away(SHORT_SECONDS)
         else:
@@ -199,6 +208,14 @@ class Acceptor:
 
     def _is_partner_free(self) -> bool:
         return self._partner is not None and not self._partner[Cell.FULL]
+
+    def _refuse_left(self) -> None:
+        """Refuse those whom the partner has had no room for, if there is still none here."""
+        if self._socket.fileno() >= 0:
+            self.resume()
+            self._refuses = True
+            self._accept(lambda: True)
+            self._refuses = False
 
     def _look_away(self, seconds: float) -> None:
         self.pause()

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -87,9 +88,14 @@ def come_at_once(port: int, stack: ExitStack, count: int) -> list[tuple[socket.s
     return found
 
 
-def fate(sock: socket.socket, code: int) -> str:
-    """Return what becomes of a connection that has begun, within 5 s."""
-    sock.settimeout(5)
+def fates_of(come: Sequence[tuple[socket.socket, int]]) -> list[str]:
+    """Return what becomes of connections that have begun, within 5 s for all of them."""
+    deadline = time.monotonic() + 5
+    return [_fate(sock, code, deadline) for sock, code in come]
+
+
+def _fate(sock: socket.socket, code: int, deadline: float) -> str:
+    sock.settimeout(max(0.05, deadline - time.monotonic()))
     try:
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
@@ -108,7 +114,7 @@ def test_who_is_too_many_for_all_workers_is_reset_though_another_listener_has_ro
     server = start(prepare, listener({"connections": 5, "when_full": "refuse"}), other, workers=2)
     with ExitStack() as stack:
         come = come_at_once(server.port(), stack, count)
-        fates = [fate(sock, code) for sock, code in come]
+        fates = fates_of(come)
         assert sorted(set(fates)) == [RESET, ANSWERED]
         assert fates.count(ANSWERED) == 10
         assert rejections(server) == {"connections": count - 10}
@@ -116,10 +122,28 @@ def test_who_is_too_many_for_all_workers_is_reset_though_another_listener_has_ro
         assert exchange(stack.enter_context(server.connect("other")), b"neighbour") == b"neighbour"
         served = [sock for (sock, _), what in zip(come, fates, strict=True) if what == ANSWERED]
         assert [exchange(sock, b"again") for sock in served] == [b"again"] * 10
-        assert [fate(sock, code) for sock, code in come_at_once(server.port(), stack, 3)] == [RESET] * 3
+        assert fates_of(come_at_once(server.port(), stack, 3)) == [RESET] * 3
 
 
 # --- life and idle ---
+
+
+def test_a_newcomer_is_not_refused_while_another_worker_has_room(prepare: Prepare) -> None:
+    other = {**listener(), "name": "other"}
+    server = start(prepare, listener({"connections": 5, "when_full": "refuse"}), other, workers=2)
+    with ExitStack() as stack:
+        served = [
+            sock for sock, come in come_at_once(server.port(), stack, 10) if fates_of([(sock, come)]) == [ANSWERED]
+        ]
+        while len(served) < 10:
+            (one,) = come_at_once(server.port(), stack, 1)
+            served += [one[0]] if fates_of([one]) == [ANSWERED] else []
+        for _ in range(40):
+            served.pop(0).close()
+            eventually(lambda: open_connections(server) == 9)
+            (one,) = come_at_once(server.port(), stack, 1)
+            assert fates_of([one]) == [ANSWERED]
+            served.append(one[0])
 
 
 @pytest.mark.parametrize("app", ["push", "sink"])
