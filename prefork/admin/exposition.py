@@ -39,6 +39,12 @@ PLAIN = {
     "datagrams_unsent_total": (Count.UNSENT, "Datagrams that could not be sent."),
 }
 
+REASONS = tuple((f'reason="{end.word}"', int(ENDS + end), end in FREQUENT) for end in End)
+RULES = tuple(
+    (f'rule="{rule.key}",dry_run="{"true" if is_dry else "false"}"', int((TRIED if is_dry else REJECTED) + rule))
+    for rule in Rule
+    for is_dry in ((False, True) if rule.key in TRIALS else (False,))
+)
 LABELS = 4096  # that are kept as they are written
 Cells = Sequence[int]  # of a listener in a slot, as `Count` has them
 
@@ -56,9 +62,9 @@ class Page:
             samples: labels as they are written within braces, empty for none, and the value.
         """
         self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        self._lines += [
-            f"{name}{{{labels}}} {value:.17g}" if labels else f"{name} {value:.17g}" for labels, value in samples
-        ]
+        for labels, value in samples:
+            number = value if value.__class__ is int else f"{value:.17g}"
+            self._lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
 
     def histograms(self, name: str, text: str, bounds: Sequence[float], rows: Iterable[Any]) -> None:
         """Add a family of histograms.
@@ -140,22 +146,18 @@ def _add_listeners(page: Page, census: Mapping[str, Any]) -> None:
 
 
 def _ends(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
-    reasons = [(ENDS + end, label("reason", end.word), end in FREQUENT) for end in End]
     for row in rows:
         where, cells = _where(row), row[2]
-        for cell, named, is_frequent in reasons:
+        for named, cell, is_frequent in REASONS:
             if is_frequent or cells[cell]:
                 yield f"{where},{named}", cells[cell]
 
 
 def _rejections(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:
-    rules = [(rule, label("rule", rule.key), rule.key in TRIALS) for rule in Rule]
     for row in rows:
         where, cells = _where(row), row[2]
-        for rule, named, has_trial in rules:
-            yield f'{where},{named},dry_run="false"', cells[REJECTED + rule]
-            if has_trial:
-                yield f'{where},{named},dry_run="true"', cells[TRIED + rule]
+        for named, cell in RULES:
+            yield f"{where},{named}", cells[cell]
 
 
 def _handshakes(rows: Iterable[Any]) -> Iterable[tuple[str, float]]:

@@ -247,6 +247,8 @@ class Service:
     def report_timeout(self, reason: str, serial: int, peer: object) -> None:
         """Count a connection that a deadline ends."""
         self.ledger.count(Count.TIMED_OUT)
+        if not self.log.isEnabledFor(logging.DEBUG):  # thousands may be too late at once
+            return
         fields = self.about(peer, serial)
         words = "connection %s from %s timed out: %s"
         self.log.debug(words, fields["conn"], fields["peer"], reason, extra=fields)
@@ -325,6 +327,7 @@ class Service:
         if isinstance(error, RemoteProtocolError):
             self.tell_peer(str(error), serial, peer)
             return
-        fields = self.about(peer, serial)
-        words = "connection %s from %s ended: %s: %s"
-        self.log.debug(words, fields["conn"], fields["peer"], type(error).__name__, error, extra=fields)
+        if self.log.isEnabledFor(logging.DEBUG):
+            fields = self.about(peer, serial)
+            words = "connection %s from %s ended: %s: %s"
+            self.log.debug(words, fields["conn"], fields["peer"], type(error).__name__, error, extra=fields)
