@@ -35,6 +35,7 @@ MASKS = {Watch.FIRST: READABLE, Watch.SECOND: READABLE | EDGE, Watch.SHARED: REA
 HEAD_START_SECONDS = 0.010  # of the first worker; a fifth of what a person notices, ten turns of a busy loop
 YIELD_SECONDS = 0.005  # of a first worker that has many more connections than its partner, to the partner
 FULL_SECONDS = 3 * HEAD_START_SECONDS  # of a full worker, to the partner: as second it waits for one of these
+MAX_FULL_SECONDS = 1.0  # of a full worker, to a partner that has not been round its loop since
 MARGIN, MARGIN_SHARE = 4, 32  # how many more: this number, and this part of its own
 EXHAUSTED_SECONDS = 0.1  # until accept is tried again without a descriptor to spare
 SHORT_SECONDS = 0.25  # until it is tried again without memory to spare
@@ -118,6 +119,34 @@ class Shift:
     partner: Page | None = None
 
 
+@dataclass(slots=True)
+class Patience:
+    """How long a full worker waits for its partner: a laden machine may not let that one run for a while.
+
+    Attributes:
+        until: no longer than that, CLOCK_MONOTONIC.
+        since: when the partner took somebody last, as far as is known.
+        taken: how many the partner has ever taken.
+        has_run: the partner has been round its loop since; it may still need its head start.
+    """
+
+    until: float
+    since: float
+    taken: int
+    has_run: bool = False
+
+    def is_over(self, partner: Page) -> bool:
+        """Whether the partner has had its time, and took nobody."""
+        now, taken = time.monotonic(), partner[Cell.ACCEPTED]
+        if now >= self.until:
+            return True
+        if taken != self.taken:
+            self.taken, self.since, self.has_run = taken, now, False
+            return False
+        had_run, self.has_run = self.has_run, partner[Cell.BEAT] > self.since * 1e9
+        return had_run
+
+
 class Acceptor:
     """Watches one listening socket for one service."""
 
@@ -187,9 +216,8 @@ class Acceptor:
         if service.is_full and service.has_to_wait:
             self._wait_for_room()
         elif service.is_full and not evicts(service) and self._is_partner_free() and not self._refuses:
-            if is_readable(self._socket):
-                self.pause()
-                service.site.loop.call_later(FULL_SECONDS, self._refuse_left)
+            if self._partner is not None and is_readable(self._socket):
+                self._leave_to_partner(self._partner)
         elif service.site.pressure.is_short:
             self._look_away(SHORT_SECONDS)
         else:
@@ -209,13 +237,29 @@ class Acceptor:
     def _is_partner_free(self) -> bool:
         return self._partner is not None and not self._partner[Cell.FULL]
 
+    def _leave_to_partner(self, partner: Page) -> None:
+        """Refuse nobody before the partner has had the time to take those who wait."""
+        self.pause()
+        now = time.monotonic()
+        patience = Patience(now + MAX_FULL_SECONDS, now, partner[Cell.ACCEPTED])
+        self._service.site.loop.call_later(FULL_SECONDS, self._look_at_partner, patience)
+
+    def _look_at_partner(self, patience: Patience) -> None:
+        if self._socket.fileno() < 0:
+            return
+        if not self._service.is_full or not is_readable(self._socket):
+            self.resume()
+        elif self._partner is None or self._partner[Cell.FULL] or patience.is_over(self._partner):
+            self._refuse_left()
+        else:
+            self._service.site.loop.call_later(FULL_SECONDS, self._look_at_partner, patience)
+
     def _refuse_left(self) -> None:
         """Refuse those whom the partner has had no room for, if there is still none here."""
-        if self._socket.fileno() >= 0:
-            self.resume()
-            self._refuses = True
-            self._accept(lambda: True)
-            self._refuses = False
+        self.resume()
+        self._refuses = True
+        self._accept(lambda: True)
+        self._refuses = False
 
     def _look_away(self, seconds: float) -> None:
         self.pause()

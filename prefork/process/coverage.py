@@ -68,6 +68,18 @@ def cover(
     return assignments
 
 
+def wait_for(assignment: Assignment, leaving: Sequence[WorkerRecord]) -> Assignment:
+    """Return what a worker can watch now: what has datagrams only when the others have left it.
+
+    Else a flow would be answered by two workers in turn, of old and of new code.
+    """
+    return {
+        place: duty
+        for place, duty in assignment.items()
+        if duty.watch is not Watch.ONLY or not any(r.link.is_leaving(place) for r in leaving)
+    }
+
+
 def _duties(able: Sequence[WorkerRecord], group: Group) -> Iterator[tuple[WorkerRecord, int, Duty]]:
     if group.wanted is not None:
         yield from _solitary(able, group)

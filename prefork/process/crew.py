@@ -11,54 +11,40 @@ import os
 import random
 import selectors
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from prefork.config import Config, LogConfig
 from prefork.errors import ChannelError
 from prefork.process.channel import Channel, open_pair
 from prefork.process.kernel import Kernel
-from prefork.process.messages import Drain, Fact, Failed, Found, Order, Ready, ReopenLogs, Spawn, Spawned, Tired
+from prefork.process.link import Link
+from prefork.process.messages import (
+    Drain,
+    Fact,
+    Failed,
+    Found,
+    Left,
+    Order,
+    Ready,
+    ReopenLogs,
+    Spawn,
+    Spawned,
+    Tired,
+)
 from prefork.process.roster import Event, Roster, State, WorkerRecord
 from prefork.process.surveys import Surveys
 from prefork.process.tolls import Tolls
 from prefork.process.yields import Yields
-from prefork.scoreboard import ENDS, Cell, Count, End, Page, Scoreboard, block, sum_blocks
+from prefork.scoreboard import ENDS, Cell, Count, End, Scoreboard, block, sum_blocks
 
 STACK_SECONDS = 0.2  # for a worker that stands still to write down where
 EXIT_SECONDS = 1.0  # between the end of a channel and the end of its process
 DRAIN_GRACE_SECONDS = 0.5  # beyond timeouts.drain, for the worker's own cut
 LAG_SECONDS = 1.0  # without a beat: gets no new connections, long before it is given up
-STACK_BYTES = 65_536
 UNCLAIMED = 64  # exits of pids that no worker has claimed yet
 
 log = logging.getLogger("prefork")
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """The master's ends of what it shares with a worker process."""
-
-    channel: Channel
-    stack_fd: int
-    seat: int
-    page: Page
-    config: Config
-    jitter: float  # on the limits of `recycle`, about 1
-    watched: dict[Any, Any] = field(default_factory=dict)
-    metrics: list[Any] = field(default_factory=list)  # of the app's own
-    failure: Failed | None = None
-    drained_at: float | None = None
-
-    def send(self, order: Order, fds: Sequence[int] = ()) -> None:
-        self.channel.send(order, fds)
-
-    def read_stack(self) -> str:
-        try:
-            return os.read(self.stack_fd, STACK_BYTES).decode("utf-8", "replace")
-        except BlockingIOError:
-            return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +130,7 @@ class Crew:
         is_first = record.link.drained_at is None
         record.deadline = deadline if is_first or record.deadline is None else min(deadline, record.deadline)
         record.link.drained_at = self._clock()
-        record.link.watched.clear()
-        record.link.send(order)
+        record.link.leave(tuple(record.link.watched), order)
 
     def kill(self, record: WorkerRecord) -> None:
         """End a worker at once; one that has not been born yet, when it says its pid."""
@@ -210,6 +195,8 @@ class Crew:
             self._on_ready(record)
         elif isinstance(fact, Failed):
             record.link.failure = fact
+        elif isinstance(fact, Left):
+            record.link.leaving.popleft()
         elif isinstance(fact, Found):
             self.surveys.take(record, fact)
         elif isinstance(fact, Tired):

@@ -32,7 +32,7 @@ from prefork.process.notify import Notifier
 from prefork.process.operations import Operations
 from prefork.process.pidfile import PidFile
 from prefork.process.plan import Plan, app_directories
-from prefork.process.ports import Ports
+from prefork.process.ports import Ports, Watchers
 from prefork.process.reload import Generation, Source, Staff, build_generation
 from prefork.process.reloads import Reloads
 from prefork.process.roster import Action, State, Step, WorkerRecord, reconcile
@@ -343,5 +343,6 @@ class Master:
             ready = [r for r in ready if r.slot not in holds.slots]
         ready.sort(key=lambda r: r.generation)
         wanted = self._course.target.count
-        ports.assign(ready, paused, wanted, holds.listeners)
+        awake = [r for r in crew.roster.records if not crew.is_lagging(r)]
+        ports.assign(Watchers(ready, paused, awake), wanted, holds.listeners)
         ports.steer(tuple(sorted({r.slot for r in ready})), wanted)

@@ -62,6 +62,11 @@ class Tired(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class Left(Fact):
+    """A worker has carried out its oldest order to leave sockets: an `Uncover`, or a `Drain`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spawn(Order):
     """To a mold: fork a worker. Descriptors: its channel, the pipe for its stack."""
 
@@ -141,7 +146,7 @@ class Found(Fact):
 KINDS: dict[str, type[Fact | Order]] = {
     kind.__name__: kind
     for kind in (
-        *(Spawned, Ready, Failed, Tired, Spawn, Cover, Uncover, Drain, ReopenLogs),
+        *(Spawned, Ready, Failed, Tired, Left, Spawn, Cover, Uncover, Drain, ReopenLogs),
         *(SetLevel, Survey, Found),
     )
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from prefork.address import parse_address
 from prefork.config import Config, ListenerConfig
 from prefork.errors import ListenError, PreforkError
-from prefork.process.coverage import Assignment, Group, cover
+from prefork.process.coverage import Assignment, Group, cover, wait_for
 from prefork.process.inherited import Inheritance
 from prefork.process.listener import Listener
 from prefork.process.messages import Cover, Uncover
@@ -33,6 +33,21 @@ class Harbour:
     names: dict[str, str] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)  # keys that did not exist before this generation
     admin: Listener | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """The workers, by what they may watch.
+
+    Attributes:
+        ready: they accept; the newest of a slot last.
+        paused: they accept only for listeners that no ready one serves.
+        awake: of all there are, those that soon do what they are told.
+    """
+
+    ready: Sequence[WorkerRecord]
+    paused: Sequence[WorkerRecord]
+    awake: Sequence[WorkerRecord]
 
 
 def key_of(config: ListenerConfig) -> str:
@@ -170,19 +185,11 @@ class Ports:
         listeners = (*self._listeners.values(), *(listener for _, _, listener in self._removed))
         return self._dropped_before + sum(listener.dropped for listener in listeners)
 
-    def assign(
-        self,
-        ready: Sequence[WorkerRecord],
-        paused: Sequence[WorkerRecord],
-        wanted: int,
-        held: Collection[str] = (),
-    ) -> None:
+    def assign(self, watchers: Watchers, wanted: int, held: Collection[str] = ()) -> None:
         """Tell the workers what to watch, as far as that has changed.
 
         Args:
             held: names of listeners that nobody watches for the time being.
-            ready: workers that accept; the newest of a slot last.
-            paused: workers that accept only for listeners that no ready one serves.
             wanted: how many slots there are to be.
         """
         sockets = {
@@ -190,23 +197,33 @@ class Ports:
             for key, lis in self._listeners.items()
             if lis.name not in held
         }
-        served = {key for key in sockets if any(self._serves(w, key) for w in ready)}
-        duties = cover(ready, {k: v for k, v in sockets.items() if k in served}, self._serves)
-        duties |= cover(paused, {k: v for k, v in sockets.items() if k not in served}, self._serves)
-        for worker in (*ready, *paused):
-            self._tell(worker, duties[id(worker)])
+        served = {key for key in sockets if any(self._serves(w, key) for w in watchers.ready)}
+        duties = cover(watchers.ready, {k: v for k, v in sockets.items() if k in served}, self._serves)
+        duties |= cover(watchers.paused, {k: v for k, v in sockets.items() if k not in served}, self._serves)
+        told = [(worker, duties[id(worker)]) for worker in (*watchers.ready, *watchers.paused)]
+        for worker, duty in told:
+            self._send_away(worker, duty)
+        leaving = [r for r in watchers.awake if r.link.leaving]
+        for worker, duty in told:
+            self._send_to(worker, wait_for(duty, [r for r in leaving if r is not worker]) if leaving else duty)
 
     def _serves(self, worker: WorkerRecord, key: str) -> bool:
         harbour = self._harbours.get(worker.generation)
         return harbour is not None and key in harbour.names
 
-    def _tell(self, worker: WorkerRecord, wanted: Assignment) -> None:
-        link = worker.link
-        names = self._harbours[worker.generation].names if worker.generation in self._harbours else {}
+    def _names(self, worker: WorkerRecord) -> dict[str, str]:
+        return self._harbours[worker.generation].names if worker.generation in self._harbours else {}
+
+    def _send_away(self, worker: WorkerRecord, wanted: Assignment) -> None:
+        link, names = worker.link, self._names(worker)
         for place in [p for p in link.watched if p not in wanted]:
-            del link.watched[place]
             if place[0] in names:
-                link.send(Uncover(names[place[0]], place[1]))
+                link.leave((place,), Uncover(names[place[0]], place[1]))
+            else:
+                del link.watched[place]
+
+    def _send_to(self, worker: WorkerRecord, wanted: Assignment) -> None:
+        link, names = worker.link, self._names(worker)
         for place, duty in wanted.items():
             if link.watched.get(place) != duty:
                 key, slot = place

@@ -41,6 +41,7 @@ from prefork.process.messages import (
     Cover,
     Drain,
     Found,
+    Left,
     Ready,
     ReopenLogs,
     SetLevel,
@@ -181,8 +182,10 @@ class Worker:
                 self._cover(order, fds[0])
             elif isinstance(order, Uncover):
                 self._server.unwatch(order.listener, order.slot)
+                self._channel.send(Left())
             elif isinstance(order, Drain):
                 self._drain(order)
+                self._channel.send(Left())
             elif isinstance(order, Survey):
                 self._answer(order, fds)
             elif isinstance(order, SetLevel):

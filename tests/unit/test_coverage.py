@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from prefork.process.coverage import Assignment, Group, cover
+from prefork.process.coverage import Assignment, Group, cover, wait_for
 from prefork.process.roster import State, WorkerRecord
 from prefork.watch import Watch
 
@@ -111,3 +111,24 @@ def test_no_worker_has_all_the_sockets_of_those_that_are_gone() -> None:
     found = cover(workers, {"a": Group(64, False)}, serves_all)
     counts = [sum(duty.watch is Watch.FIRST for duty in found[id(worker)].values()) for worker in workers]
     assert max(counts) - min(counts) <= 1
+
+
+class Leaver:
+    """Stands for the link to a worker that has been told to leave some places."""
+
+    def __init__(self, *places: tuple[str, int]) -> None:
+        self.places = places
+
+    def is_leaving(self, place: tuple[str, int]) -> bool:
+        return place in self.places
+
+
+def test_a_datagram_socket_waits_until_the_worker_before_has_left_it() -> None:
+    old, new = ready(0), ready(0, generation=2)
+    old.link = Leaver(("flows", 0))
+    sockets = {"flows": Group(2, wanted=2), "streams": Group(2)}
+    wanted = cover([new], sockets, serves_all)[id(new)]
+    assert set(wanted) == {("flows", 0), ("streams", 0), ("streams", 1)}
+    assert set(wait_for(wanted, [old])) == {("streams", 0), ("streams", 1)}
+    old.link = Leaver()
+    assert wait_for(wanted, [old]) == wanted
