@@ -12,16 +12,14 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from prefork.address import parse_address
 from prefork.captured import Captured, read_streams
 from prefork.client import UsageError
 from prefork.errors import PreforkError
-
-Result = TypeVar("Result")
+from prefork.tls_stream import TlsStream
 
 WAIT_SECONDS = 5.0  # for each step; and a second for each MiB of it
 BYTES_PER_SECOND = 1024 * 1024
@@ -41,27 +39,27 @@ class Target:
     port: int
     tls: ssl.SSLContext | None = None
 
-    def open_socket(self, is_datagram: bool) -> socket.socket:
-        """Return a connected socket that does not block.
+    def connect(self, is_datagram: bool) -> tuple[socket.socket, TlsStream | None]:
+        """Return a connected socket that does not block, and the TLS on it, if there is any.
 
         Raises:
             PreforkError: nobody is there, or TLS is refused.
         """
         where = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         try:
-            sock = self._connect_datagrams() if is_datagram else self._connect()
+            sock, tls = (self._connect_datagrams(), None) if is_datagram else self._connect()
         except (OSError, ValueError) as error:  # ValueError: names that IDNA or TLS refuse
             raise PreforkError(f"cannot connect to {where}: {error}") from error
         sock.setblocking(False)
-        return sock
+        return sock, tls
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> tuple[socket.socket, TlsStream | None]:
         sock = socket.create_connection((self.host, self.port), WAIT_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.tls is None:
-            return sock
+            return sock, None
         try:
-            return self.tls.wrap_socket(sock, server_hostname=self.host)
+            return sock, TlsStream(sock, self.tls, self.host)
         except (OSError, ValueError):
             sock.close()
             raise
@@ -108,49 +106,40 @@ class _Line:
 
     __slots__ = ("_events", "_is_output_ended", "_socket")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TlsStream) -> None:
         self._socket = sock
         self._events = 0
         self._is_output_ended = False
 
     def send(self, data: memoryview) -> int | None:
         """Return how much was sent; None: nothing now."""
-        return self._attempt(lambda: self._socket.send(data), select.POLLOUT)
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            self._events |= select.POLLOUT
+            return None
 
     def receive(self) -> bytes | None:
         """Return what has come; None: nothing now."""
         try:
-            return self._attempt(lambda: self._socket.recv(RECEIVE_BYTES), select.POLLIN)
-        except ssl.SSLZeroReturnError:  # both have said goodbye
-            return b""
+            return self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
 
     def end_output(self) -> None:
         """Say the last byte, once; answers may follow."""
-        if self._is_output_ended:
-            return
-        self._is_output_ended = True
-        if isinstance(self._socket, ssl.SSLSocket):
-            self._attempt(self._socket.unwrap, select.POLLIN)  # says goodbye, and does not wait for the other
-        else:
+        if not self._is_output_ended:
+            self._is_output_ended = True
             self._socket.shutdown(socket.SHUT_WR)
 
     def wait(self, seconds: float) -> None:
         """Wait until it makes sense to try again, or for so long."""
+        if isinstance(self._socket, TlsStream) and self._socket.is_blocked:
+            self._events |= select.POLLOUT
         poll = select.poll()
         poll.register(self._socket, self._events | select.POLLIN)
         poll.poll(max(seconds, 0) * 1000)
         self._events = 0
-
-    def _attempt(self, call: Callable[[], Result], events: int) -> Result | None:
-        try:
-            return call()
-        except ssl.SSLWantReadError:
-            return None
-        except ssl.SSLWantWriteError:
-            self._events |= select.POLLOUT
-        except BlockingIOError:
-            self._events |= events
-        return None
 
 
 class _Conversation:
@@ -271,8 +260,9 @@ def replay(
         PreforkError: nobody is there any more.
     """
     for captured in connections:
-        with target.open_socket(captured.is_datagram) as sock:
-            yield captured, _Conversation(_Line(sock), captured).run(speed)
+        sock, tls = target.connect(captured.is_datagram)
+        with sock:
+            yield captured, _Conversation(_Line(tls or sock), captured).run(speed)
 
 
 # --- the command ---

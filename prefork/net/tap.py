@@ -178,7 +178,7 @@ class Recorder:
     def note(self, signed: int, data: bytes) -> None:
         batch = self.batch
         batch.add(signed, time_ns(), data)
-        if len(batch.told) >= GATHERED_EVENTS:
+        if len(data) > LARGE_BYTES or len(batch.told) >= GATHERED_EVENTS:
             self.tap.flush()
 
     def note_sent(self, data: Bytes) -> None:
@@ -217,10 +217,10 @@ class Tapped:
             recorder.note_input_ended()
             self._on_eof()
             return
-        self.touched = self.service.now
+        self.touched = self._service.now
         self.received += len(data)
-        batch = recorder.batch  # what `Recorder.note` would do, without the calls
-        kept = data if recorder.most is None else data[: recorder.most]
+        most, batch = recorder.most, recorder.batch  # what `Recorder.note` would do, without the calls
+        kept = data if most is None else data[:most]
         batch.events += (recorder.received, time_ns(), len(kept))
         batch.told.append(kept)
         self.held = b""
@@ -229,34 +229,35 @@ class Tapped:
         except USER_ERRORS as error:
             self._fail(error)
             return
-        held, self.held = self.held, None
+        held = self.held
         if held:
+            self.held = None
             self.owes = False
-            self._send(held if held.__class__ is bytes else b"".join(held))
+            data = held if held.__class__ is bytes else b"".join(held)
+            if self._phase or self._buffer is not None:
+                self._send(data)
+                return
+            kept = data if most is None else data[:most]
+            batch.events += (recorder.sent, time_ns(), len(kept))
+            batch.told.append(kept)
+            try:
+                sent = self._socket.send(data)
+            except OSError as error:
+                sent = self._on_send_error(error)
+            self.sent += sent
+            if sent != len(data):
+                self._keep(memoryview(data)[sent:])
         elif held is not None:
+            self.held = None
             self.owes = True
-        if len(batch.told) >= GATHERED_EVENTS:
+        if len(batch.told) >= GATHERED_EVENTS or len(kept) > LARGE_BYTES:
             recorder.tap.flush()
 
     def _send(self: Any, data: Bytes) -> None:
         recorder = self.recorder
         if recorder is not None and self._phase < BROKEN:
-            kept = data if recorder.most is None else data[: recorder.most]
-            batch = recorder.batch
-            batch.events += (recorder.sent, time_ns(), len(kept))
-            batch.told.append(kept if kept.__class__ is bytes else bytes(kept))
-            if len(kept) > LARGE_BYTES or len(batch.told) >= GATHERED_EVENTS:
-                recorder.tap.flush()
-        if self._phase or self._buffer is not None:
-            super()._send(data)  # type: ignore[misc]  # of the transport that stands behind it
-            return
-        try:
-            sent = self._socket.send(data)
-        except OSError as error:
-            sent = self._on_send_error(error)
-        self.sent += sent
-        if sent != len(data):
-            self._keep(memoryview(data)[sent:])
+            recorder.note_sent(data)
+        super()._send(data)  # type: ignore[misc]  # of the transport that stands behind it
 
     def _keep_held(self: Any) -> None:
         if self.held and self.recorder is not None:

@@ -84,7 +84,7 @@ def several(prepare: Prepare) -> Running:
         ("greeter", "tcp://127.0.0.1:0", "app:greeter"),
         ("datagram", "udp://127.0.0.1:0", "app:datagram"),
     )
-    secure = [listener(), {**listener(app="app:total"), "name": "total-tls"}]
+    secure = [listener(), *({**listener(app=f"app:{app}"), "name": f"{app}-tls"} for app in ("total", "greeter"))]
     server = prepare({"app.py": APPS}, workers=1, listeners=[*secure, *rows])
     authority = Authority()
     authority.issue("127.0.0.1").write(server.folder)
@@ -182,6 +182,12 @@ def test_over_tls_the_server_must_show_a_certificate_that_is_trusted(several: Ru
     assert done.stdout.splitlines()[-1] == "2 of 2 identical"
     counted = capture(tmp_path, record([(True, large), (True, b""), (False, b"1000000")]))
     assert run_replay(counted, several.port("total-tls"), "--tls", environ=trusting).returncode == 0
+    spoken = [record([(False, b"hello\n"), (True, b"")], number=number) for number in range(20)]
+    greeted = run_replay(capture(tmp_path, *spoken), several.port("greeter-tls"), "--tls", environ=trusting)
+    assert greeted.returncode == 0, greeted.stdout
+    silent = [record([(True, b""), (False, b"hello\n")], number=number) for number in range(20)]
+    crossed = run_replay(capture(tmp_path, *silent), several.port("greeter-tls"), "--tls", environ=trusting)
+    assert crossed.returncode == 0, crossed.stdout
     refused = run_replay(path, several.port(), "--tls")
     assert (refused.returncode, refused.stdout) == (3, "")
     assert "certificate verify failed" in refused.stderr
