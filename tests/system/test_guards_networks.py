@@ -267,28 +267,26 @@ def test_a_ban_outlives_a_reload_and_a_crash(prepare: Prepare) -> None:
     assert list(bans(server)) == ["127.0.0.2/32"]
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments", "words"),
-    [
-        ("ban", ["10.0.0.1/8"], "write 10.0.0.0/8"),
-        ("ban", ["everybody"], "'everybody' is not a network; write 10.0.0.0/8 or fd00::/8"),
-        ("ban", [""], "is not a network"),
-        ("ban", ["127.0.0.2", "--for", "soon"], "'soon' is not a duration"),
-        ("ban", ["127.0.0.2", "--for", "0s"], "is not above 0 and up to 366 days"),
-        ("ban", ["127.0.0.2", "--for", "9999d"], "is not above 0 and up to 366 days"),
-        ("ban", ["127.0.0.2/33"], "is not a network"),
-        ("ban", ["\x1b[31m\n10.0.0.0/8"], "is not a network"),
-        ("unban", ["127.0.0.2"], "is not banned; `prefork bans` lists what is"),
-        ("unban", ["127.0.0.2/99"], "is not a network"),
-    ],
-)
-def test_a_wrong_ban_is_refused_with_its_cure(
-    server: Running, command: str, arguments: list[str], words: str
-) -> None:
-    said = ban(server, *arguments, code=3 if "is not banned" in words else 2, command=command)
-    assert words in said
-    assert "\x1b" not in said
-    assert not bans(server)
+WRONG_BANS: list[tuple[str, list[str], str]] = [
+    ("ban", ["10.0.0.1/8"], "write 10.0.0.0/8"),
+    ("ban", ["everybody"], "'everybody' is not a network; write 10.0.0.0/8 or fd00::/8"),
+    ("ban", [""], "is not a network"),
+    ("ban", ["127.0.0.2", "--for", "soon"], "'soon' is not a duration"),
+    ("ban", ["127.0.0.2", "--for", "0s"], "is not above 0 and up to 366 days"),
+    ("ban", ["127.0.0.2", "--for", "9999d"], "is not above 0 and up to 366 days"),
+    ("ban", ["127.0.0.2/33"], "is not a network"),
+    ("ban", ["\x1b[31m\n10.0.0.0/8"], "is not a network"),
+    ("unban", ["127.0.0.2"], "is not banned; `prefork bans` lists what is"),
+    ("unban", ["127.0.0.2/99"], "is not a network"),
+]
+
+
+def test_a_wrong_ban_is_refused_with_its_cure(server: Running) -> None:
+    for command, arguments, words in WRONG_BANS:
+        said = ban(server, *arguments, code=3 if "is not banned" in words else 2, command=command)
+        assert words in said
+        assert "\x1b" not in said
+        assert not bans(server)
     assert served(server, "127.0.0.2") == [True]
 
 

@@ -346,21 +346,19 @@ def test_a_capture_that_cannot_go_on_keeps_what_it_has_and_the_server_serves_on(
     eventually(lambda: not any(has_spool(server, pid) for pid in server.worker_pids()))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["-o", "test.yaml"], "cannot write test.yaml: File exists"),
-        (["-o", "no/such/folder.pcapng"], "No such file or directory"),
-        (["-o", "x", "--listener", "nobody"], "there is no listener 'nobody'; there are echo, lines"),
-        (["-o", "x", "--peer", "all"], "cannot capture: 'all' is not a network; write 10.0.0.0/8 or fd00::/8"),
-        (["-o", "x", "--limit", "much"], "'much' is not a size"),
-        (["-o", "x", "--for", "10d"], "an hour is the most"),
-    ],
-)
-def test_a_capture_that_cannot_be_is_refused_and_leaves_no_file(
-    server: Running, options: list[str], message: str
-) -> None:
-    done = server.run("capture", "--control", str(server.control), *options)
-    assert done.returncode in (2, 3)
-    assert message in done.stderr
-    assert not (server.folder / "x").exists()
+WRONG_CAPTURES: list[tuple[list[str], str]] = [
+    (["-o", "test.yaml"], "cannot write test.yaml: File exists"),
+    (["-o", "no/such/folder.pcapng"], "No such file or directory"),
+    (["-o", "x", "--listener", "nobody"], "there is no listener 'nobody'; there are echo, lines"),
+    (["-o", "x", "--peer", "all"], "cannot capture: 'all' is not a network; write 10.0.0.0/8 or fd00::/8"),
+    (["-o", "x", "--limit", "much"], "'much' is not a size"),
+    (["-o", "x", "--for", "10d"], "an hour is the most"),
+]
+
+
+def test_a_capture_that_cannot_be_is_refused_and_leaves_no_file(server: Running) -> None:
+    for options, message in WRONG_CAPTURES:
+        done = server.run("capture", "--control", str(server.control), *options)
+        assert done.returncode in (2, 3), message
+        assert message in done.stderr
+        assert not (server.folder / "x").exists(), message
