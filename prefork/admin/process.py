@@ -71,10 +71,11 @@ class AdminProcess:
         board = copy.copy(plan.scoreboard)
         board.notice = Notice()  # a ban keeps nobody from asking how the server is
         server = Server(listeners, Loadout({NAME: site.serve}), work, board, self._seat)
-        Pulse(work, min(BEAT_SECONDS, plan.config.timeouts.beat / 4), server.tell_time)
+        pulse = Pulse(work, min(BEAT_SECONDS, plan.config.timeouts.beat / 4), server.tell_time)
         server.watch(NAME, 0, self._fd, Shift(Watch.FIRST))
         fresh = asyncio.ensure_future(site.processes.keep_fresh())
         await desk.wait_gone()
         fresh.cancel()
         server.close()
+        pulse.close()
         signal.set_wakeup_fd(-1)

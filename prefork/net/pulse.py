@@ -8,6 +8,7 @@ Knows: the worksite, its transports. Does not know: who reads the beat.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -48,7 +49,15 @@ class Pulse:
         self._swept_at = 0.0  # when it began
         self._was_busy = (0.0, site.now)  # the loop, and when
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # later there may be none to spare
+        self._timer: asyncio.TimerHandle | None = None
         self.beat()
+
+    def close(self) -> None:
+        """Beat no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rest.clear()
+        os.close(self._statm)
 
     def beat(self) -> None:
         site = self._site
@@ -65,7 +74,7 @@ class Pulse:
             site.pressure.look_at_memory()
             self.sweep()
             site.journal.flush(site.now)
-        site.loop.call_later(self._period, self.beat)
+        self._timer = site.loop.call_later(self._period, self.beat)
 
     def _tell_of_turns(self) -> None:
         """Write down how busy the loop is."""

@@ -199,6 +199,7 @@ class Server:
             if isinstance(watcher, Linger):
                 watcher.expire()
         self.give_up()
+        self._reserve.close()
 
     def give_up(self) -> None:
         """Serve nobody new, and write down what is known of the others."""

@@ -143,7 +143,7 @@ class Worker:
         self._server = Server(plan.config.listeners, loadout, site, plan.scoreboard, self._order.seat)
         self._give_up_ports = self._server.give_up
         self._is_over = asyncio.Event()
-        Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
+        pulse = Pulse(site, min(BEAT_SECONDS, self._plan.config.timeouts.beat / 4), self._on_beat)
         async with contextlib.AsyncExitStack() as stack:
             await self._enter_lifespan(stack, apps)
             loop.add_signal_handler(signal.SIGTERM, self._channel.send, Tired("SIGTERM"))
@@ -155,6 +155,7 @@ class Worker:
             await self._is_over.wait()
             alarm.stop()
             self._server.close()
+        pulse.close()
         # asyncio closes its self-pipe before it takes the signals' wake-up descriptor back.
         signal.set_wakeup_fd(-1)
 

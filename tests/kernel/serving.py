@@ -86,6 +86,7 @@ class Serving:
         self.scoreboard = Scoreboard(2)
         self.site = Worksite(loop, selector, Tally(self.scoreboard.page(0)), Draining())
         self.clients: list[Client] = []
+        self.pulse: Pulse | None = None
 
     async def connect(self, receive_bytes: int = 0) -> Client:
         """Connect a client.
@@ -125,6 +126,8 @@ class Serving:
         for transport in self.transports:
             transport.abort()
         await self.until_closed()
+        if self.pulse is not None:
+            self.pulse.close()
         self.site.pool.shutdown()
 
 
@@ -139,7 +142,7 @@ class Accepting(Serving):
         service.security = None if credentials is None else credentials.security
         self.reserve = Reserve()
         self.acceptors: list[Acceptor] = []
-        Pulse(self.site, PULSE_SECONDS, lambda: setattr(service, "now", self.site.now))
+        self.pulse = Pulse(self.site, PULSE_SECONDS, lambda: setattr(service, "now", self.site.now))
 
     def watch(self, watch: Watch = Watch.FIRST, partner: Page | None = None) -> Acceptor:
         """Accept from the socket.

@@ -47,7 +47,7 @@ def test_who_ends_between_two_slices_is_not_ended_again_and_nobody_in_its_place(
         for linger in lingers:
             linger.deadline -= 2 * LINGER_SECONDS
         beat = asyncio.Event()
-        Pulse(site, 0.05, beat.set)
+        pulse = Pulse(site, 0.05, beat.set)
         left = [linger for linger, sock in zip(lingers, sockets, strict=True) if not sock.closes]
         assert left, "all were looked at in one slice"
         newcomers = {}
@@ -65,6 +65,7 @@ def test_who_ends_between_two_slices_is_not_ended_again_and_nobody_in_its_place(
         assert {sock.closes for sock in sockets} == {1}
         assert service.ledger.open == 0
         assert dict(selector.watchers) == newcomers
+        pulse.close()
         selector.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 10))

@@ -48,7 +48,7 @@ class Whole(Serving):
         self.is_over = asyncio.Event()
         self._begun_at = 0.0
         self.peers: list[Correspondent] = []
-        Pulse(self.site, PULSE_SECONDS, self.server.tell_time)
+        self.pulse = Pulse(self.site, PULSE_SECONDS, self.server.tell_time)
 
     def watch(self, slot: int = 0) -> None:
         """Serve the socket, by a descriptor of its own."""

@@ -176,8 +176,13 @@ class Running:
 
     def open_fds(self) -> dict[str, str]:
         """Return the master's descriptors and what they stand for."""
-        folder = Path(f"/proc/{self.pid}/fd")
-        return {entry.name: os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()}
+        found = {}
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                found[entry.name] = os.readlink(entry)
+            except FileNotFoundError:  # closed meanwhile
+                pass
+        return found
 
     def finish(self) -> None:
         """End it, if the test has not, and check that it left well: status, log, processes, files."""

@@ -57,8 +57,9 @@ def hear(sock: socket.socket) -> bytes:
 
 def has_ended(sock: socket.socket) -> bool:
     """Whether the server has ended a connection on which nothing else is under way."""
-    readable, _, _ = select.select([sock], [], [], 0)
-    if not readable:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if not poll.poll(0):
         return False
     try:
         return not sock.recv(1, socket.MSG_PEEK)
