@@ -129,18 +129,19 @@ def one_source(scene: Scene) -> None:
     ground = Ground(scene)
     server = ground.server(settings(listener("echo", "echo", limits={"per_ip": _PER_IP})))
     good = {"good": Plan(server.port(), Kind.LONG, 10, think=0.002, max_bytes=512)}
-    rounds = scene.times(1, 5)
+    rounds = scene.times(1, 10)
     seconds, number = scene.duration(3, 20) / rounds, _OPENED // rounds
     raid = Raid(server.port(), Manner.HOLD, number, rate=number / seconds, sources=1, net=9)
     raidings: list[Raiding] = []
 
     def attack() -> None:
-        raidings.append(ground.raid(raid))
+        raidings[-1].begin()
         raidings[-1].wait_for(lambda report: report.counts["connected"] >= number, within=seconds + 5)
 
     failed, ratios = 0, []
     for i in range(rounds):
         calm = ground.beside(good, lambda: time.sleep(seconds), f"calm {i + 1}")[0]["good"]
+        raidings.append(ground.muster(raid))
         attacked = ground.beside(good, attack, f"attacked {i + 1}")[0]["good"]
         failed += calm.failed + attacked.failed
         ratios.append(attacked.p99 / calm.p99)

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 
 from tools.benchmark.accounting import cpu_ns
 from tools.disorder import apps, tree
-from tools.disorder.attack_plan import Raid, Report
+from tools.disorder.attack_plan import GO, READY, Raid, Report
 from tools.disorder.load import ROOT, LoadError
 from tools.disorder.plan import Plan
 from tools.disorder.scene import Scene
@@ -43,6 +43,14 @@ class Raiding:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         self._last: Report | None = None
+
+        if self._read_line() != READY:
+            raise LoadError("the attackers' process does not start")
+
+    def begin(self) -> None:
+        """Let them loose: until then their process only waits."""
+        self._stdin.write(GO)
+        self._stdin.flush()
 
     def look(self) -> Report:
         """Return what the attackers have met until now, without the lives."""
@@ -92,9 +100,12 @@ class Raiding:
         assert self._process.stdout is not None
         return self._process.stdout
 
-    def _read(self, within: float = _WORD_SECONDS) -> Report:
+    def _read_line(self, within: float = _WORD_SECONDS) -> bytes:
         readable, _, _ = select.select([self._stdout], [], [], within)
-        line = self._stdout.readline() if readable else b""
+        return self._stdout.readline() if readable else b""
+
+    def _read(self, within: float = _WORD_SECONDS) -> Report:
+        line = self._read_line(within)
         if not line.endswith(b"\n"):
             raise LoadError("the attackers' process failed, or says nothing")
         return Report.from_json(line.decode())
@@ -144,6 +155,12 @@ class Ground:
 
     def raid(self, raid: Raid) -> Raiding:
         """Let attackers loose; they end with the scene."""
+        raiding = self.muster(raid)
+        raiding.begin()
+        return raiding
+
+    def muster(self, raid: Raid) -> Raiding:
+        """Return attackers that wait for their `begin`: to start a process is not a part of the attack."""
         raiding = Raiding(raid)
         self.scene.after(raiding.release)
         return raiding

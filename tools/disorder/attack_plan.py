@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+READY, GO = b"ready\n", b"go\n"  # what attackers say when they can begin, and are told
+
 
 class Manner(StrEnum):
     """What attackers do."""

@@ -21,7 +21,7 @@ import time
 from itertools import count
 
 from tools.disorder.attack_floods import Datagrams, Storm, bound
-from tools.disorder.attack_plan import Manner, Raid, Report
+from tools.disorder.attack_plan import GO, READY, Manner, Raid, Report
 
 _CONTROL_FD = 0
 _NICER = 10  # the good client beside it comes first: it is the server that is to be measured
@@ -217,6 +217,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(int(raid.limit) + 10)
     os.nice(_NICER)
+    os.write(1, READY)
+    if os.read(0, len(GO)) != GO:  # who mustered us has gone
+        return
     print(_crowd(raid).run().to_json(), flush=True)
 
 
