@@ -186,3 +186,12 @@ def test_nobody_is_told_of_peers_without_a_name(prepare: Prepare, tmp_path: Path
     eventually(lambda: server.status()["counters"]["datagrams"] == 100)
     assert server.status()["counters"]["errors"] == 0
     assert "failed" not in server.log()
+
+
+def test_a_worker_that_stands_still_gives_its_flows_up_to_a_reload_within_a_moment(prepare: Prepare) -> None:
+    server = prepare_app(prepare, ECHO, workers=2, timeouts={"boot": "20s", "beat": "20s", "drain": "20s"}).start()
+    server.expected_errors += ["did not leave", "the stack of", "File", "Stack", KILLED]
+    with Flows(where(server), 100) as flows, stopped(min(server.worker_pids())):
+        flows.send(b"hello")
+        assert server.reload()["verdict"] == "committed"
+        assert flows.take(within=10) == [b"hello"] * 100
